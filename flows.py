@@ -5,7 +5,7 @@ flows and tasks exchange only ids and recipe names. Without a server, use `sevil
 
     sevila            runs a whole chain, with GPU stages dispatched in pieces to the workers of pool `gpu`
     sevila-stage      builds one stage from artifacts in the store, in the same way
-    sevila-piece      builds one shard, or all missing shards, of an artifact on the worker that takes it
+    sevila-piece      builds missing shards of an artifact on the worker that takes it
     sevila-benchmark  measures a matrix of settings, and compares it with earlier nights
 """
 
@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pipeline  # noqa: F401 - first: sets the variables that BLAS libraries read on load, and prefect may load numpy
 
@@ -23,7 +23,6 @@ import pipeline  # noqa: F401 - first: sets the variables that BLAS libraries re
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, Failed, State
-from pydantic import Field
 
 from cache.printable import printable
 from cache.store import Store, stores_below
@@ -41,7 +40,8 @@ from reports.page.at_end import is_report_wanted, report_at_end, strips_at_end
 from reports.page.runs import title_of
 from stages.chain import chain_of
 from workers.as_tasks import RETRIED, AsTasks, make_as_tasks
-from workers.dispatch import Dispatch, cancel_pieces
+from workers.dispatch import Dispatch
+from workers.flow_runs import cancel_pieces
 from workers.forms import (
     Device,
     Execution,
@@ -55,7 +55,8 @@ from workers.forms import (
     TokenCount,
 )
 from workers.pages import key_of, name_run, row_shower, run_title, show_summary, whose_page
-from workers.piece import final_state, make_piece, open_request, split
+from workers.piece import final_state, open_request, split
+from workers.staying import make_pieces_and_stay
 
 
 @flow(name="sevila", on_cancellation=[cancel_pieces])
@@ -89,9 +90,8 @@ def sevila(
         chosen, run, sources = open_request(**request)
         name_run(run_title(f"{chosen.name} {chosen.chain.kind}", settings, seed))
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
-            dispatch = Dispatch(request)
-            steps = Run(chosen, run, pin, dispatch.make, chain_of(chosen))
-            with branching(dispatch.n_at_once) as branches:
+            with Dispatch(request) as dispatch, branching(dispatch.n_at_once) as branches:
+                steps = Run(chosen, run, pin, dispatch.make, chain_of(chosen))
                 results = chain_of(chosen)(chosen, AsTasks(chosen, steps, branches), sources)
             steps.pin_in_order()
             report_title = name or title_of(chosen.name, [] if seed is None else [seed])
@@ -131,8 +131,9 @@ def sevila_stage(
     def work() -> State[str]:
         chosen, run, sources = open_request(**request, remembered=["videos"])
         name_run(run_title(f"{chosen.name}: {stage}", settings, seed))
-        with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
-            steps = RunOnly(stage, chosen, run, again, pin, make_as_tasks(Dispatch(request).make))
+        seeds = [] if seed is None else [seed]
+        with run.store.in_use(), pinned(run.store, "", chosen, seeds) as pin, Dispatch(request) as dispatch:
+            steps = RunOnly(stage, chosen, run, again, pin, make_as_tasks(dispatch.make))
             artifacts = steps.walk(chain_of(chosen), sources)
         title = f"Stage {code(stage)} of recipe {code(chosen.name)}"
         show_summary(title, key_of(f"sevila-{chosen.name}-{stage}"), artifacts, steps.settings)
@@ -145,25 +146,25 @@ def sevila_stage(
 @flow(name="sevila-piece")
 def sevila_piece(
     artifact: str,
-    piece: Annotated[int, Field(ge=0)] | None,
     recipe: RecipeName,
     settings: Settings = (),
     seed: Seed = None,
     places: Places = Places(),  # noqa: B008
     execution: Execution = Execution(),  # noqa: B008
 ) -> State[None]:
-    """Build one piece of an artifact; submitted by the other flows, which determine the missing pieces.
+    """Build missing pieces of an artifact, one after the other; submitted by the other flows.
+
+    On pool gpu it then stays idle for up to 30 s, for the next step of its parent run.
 
     Args:
         artifact: id of the artifact
-        piece: number of the shard; none for all missing shards
         recipe: the recipe whose chain has the artifact; this and the other parameters as in the parent run
         settings: changes to the recipe
         seed: seed of all that is random in the stages
         places: locations of data, weights and artifacts on the workers
         execution: how and where to run
     """
-    return make_piece(artifact, piece, _request(recipe, settings, seed, places, execution))
+    return make_pieces_and_stay(artifact, _request(recipe, settings, seed, places, execution))
 
 
 def _request(

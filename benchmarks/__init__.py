@@ -1,1 +1,1 @@
-"""Measurements of the pipeline's costs: one command each, no assertions; figures go to docs/performance.md."""
+"""Benchmarks of the pipeline: one command each, no assertions; results go to docs/performance.md."""

@@ -1,9 +1,8 @@
-"""Reading, writing and sampling against what they cannot be faster than: `python -m benchmarks.floors [N videos]`.
+"""Reading, writing and sampling relative to their lower bounds: `python -m benchmarks.floors [N videos]`.
 
-Reading and writing: ViT-g's features of 32 frames a video, against h5py alone on the same bytes, and against copying them in
-memory. Sampling: the whole stage, ten times as many videos and one process that decodes, against decord alone that reads the same
-frames on one thread. Ways take turns, and ratios are medians over the rounds.
-Frames are random; files lie in the folder that TMPDIR names.
+Reading and writing: ViT-g features of 32 frames per video, relative to plain h5py on the same bytes, and to copying them in
+memory. Sampling: the whole stage on ten times as many videos with one decoder process, relative to plain decord that reads the
+same frames on one thread. Variants take turns; results are medians over the rounds. Frames are random; files are in TMPDIR.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from pipeline.engine.build import build
 from pipeline.engine.recipe import load
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
+from pipeline.inference.frame_encoding import PUBLISHERS
+from pipeline.inference.streams import behind
 from pipeline.text_table import aligned
 from pipeline.video.frames import uniform_indices
 from stages.all import STAGES
@@ -42,22 +44,29 @@ ROUNDS, N_FRAMES, FEATURE = 3, 32, (257, 1408)
 
 
 class StoredFeatures:
-    """Random ViT-g features of some videos, written and read in our way and by h5py alone."""
+    """Random ViT-g features of some videos, written and read by the pool and by plain h5py."""
 
     def __init__(self, folder: Path, n_videos: int) -> None:
         self.folder, self.keys = folder, [f"video{number}" for number in range(n_videos)]
         self.frames = np.random.default_rng(0).standard_normal((N_FRAMES, *FEATURE), np.float32).astype(np.float16)
         self.round = 0
+        self.write()
+        self._reader = self._reader_of_parts()
 
     def write(self) -> None:
-        """Write them into the pool of a new store, as `extract_features` does, synced and with digests."""
+        """Write them into the pool of a new store, as `extract_features` does: other threads sync and digest them."""
         self.round += 1
-        pool = Pool(self._store(), "features")
-        for key in self.keys:
-            pool.write(key, range(N_FRAMES), FEATURE, "float16", self._chunks(), {})()
+        pool = Pool(Store(self.folder / f"store{self.round}"), "features")
+        with ThreadPoolExecutor(PUBLISHERS) as publishers:
+            written = (
+                publishers.submit(pool.write(key, range(N_FRAMES), FEATURE, "float16", self._chunks(), {}))
+                for key in self.keys
+            )
+            for published in behind(written, PUBLISHERS):
+                published.result()
 
     def write_raw(self) -> None:
-        """Write the same arrays with h5py, each synced once."""
+        """Write the same arrays with plain h5py, each synced once."""
         for key in self.keys:
             with h5py.File(self.folder / f"{key}.h5", "w") as file:
                 data = file.create_dataset("data", self.frames.shape, "float16", chunks=(1, *FEATURE))
@@ -67,28 +76,30 @@ class StoredFeatures:
                 os.fsync(written.fileno())
 
     def read(self) -> None:
-        """Read all frames of every video, as stages do, each held against its checksum."""
-        pool = Pool(self._store(), "features")
-        rows = [row for key in self.keys for row in part_rows(key, list(range(N_FRAMES)), pool.parts(key)[:1])]
-        columns: dict[str, Any] = {name: [np.asarray(row[name]) for row in rows] for name in PARTS.columns}
-        columns |= {name: [str(value) for value in columns[name]] for name in ("video_id", "key", "part")}
-        reader = PoolReader(self._store(), "features", columns)
+        """Read all frames of every video, as stages do, each compared with its checksum; files are opened anew."""
+        reader = self._reader.another()
         for key in self.keys:
             reader.read(key, slice(None))
 
     def read_raw(self) -> None:
-        """Read the same arrays with h5py, one call a video."""
+        """Read the same arrays with plain h5py, one call per video."""
         for key in self.keys:
             with h5py.File(self.folder / f"{key}.h5") as file:
                 file["data"][:]
 
     def copy(self) -> None:
-        """Copy as many bytes in memory."""
+        """Copy the same number of bytes in memory."""
         for _ in self.keys:
             self.frames.copy()
 
-    def _store(self) -> Store:
-        return Store(self.folder / f"store{self.round}")
+    def _reader_of_parts(self) -> PoolReader:
+        """Return a reader of the first store; a stage has its table of parts from a Parquet file, once."""
+        store = Store(self.folder / "store1")
+        pool = Pool(store, "features")
+        rows = [row for key in self.keys for row in part_rows(key, list(range(N_FRAMES)), pool.parts(key)[:1])]
+        columns: dict[str, Any] = {name: [np.asarray(row[name]) for row in rows] for name in PARTS.columns}
+        columns |= {name: [str(value) for value in columns[name]] for name in ("video_id", "key", "part")}
+        return PoolReader(store, "features", columns)
 
     def _chunks(self) -> Iterator[np.ndarray]:
         yield from np.split(self.frames, N_FRAMES // 8)
@@ -102,12 +113,12 @@ class Videos:
         (folder / "videos").mkdir()
         first = make_video(folder / "videos" / "0.mp4", n_frames=250, fps=25, size=(320, 240), gop=50)
         self.paths = [first, *(folder / "videos" / f"{number}.mp4" for number in range(1, n_videos))]
-        for number, path in enumerate(self.paths[1:]):  # another video each, as far as its digest says
+        for number, path in enumerate(self.paths[1:]):  # same frames, but distinct digests
             path.write_bytes(first.read_bytes() + fingerprint(number).encode())
         write_questions(folder, [path.name for path in self.paths])
 
     def sample(self, workers: int) -> None:
-        """Sample them in a new store."""
+        """Sample them into a new store."""
         self.round += 1
         store = Store(self.folder / f"store{self.round}")
         places = {"annotations": [f"{self.folder / 'questions.csv'}"], "videos": [f"{self.folder / 'videos'}"]}
@@ -118,7 +129,7 @@ class Videos:
         build(sample_frames, recipe.config(sample_frames), run, [sources.videos("plain", questions)])
 
     def sample_raw(self) -> None:
-        """Read the same frames with decord, in this process."""
+        """Read the same frames with plain decord, in this process."""
         for path in self.paths:
             reader = decord.VideoReader(str(path), width=224, height=224, num_threads=1)
             reader.get_batch(uniform_indices(len(reader), N_FRAMES, 0, len(reader))).asnumpy()
@@ -126,11 +137,11 @@ class Videos:
 
 def main(n_videos: int) -> None:
     """Print a table."""
-    with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "features").mkdir()
-        features = StoredFeatures(Path(place) / "features", n_videos)
-        videos = Videos(Path(place), 10 * n_videos)
-        taken = medians_by_turns(
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "features").mkdir()
+        features = StoredFeatures(Path(folder) / "features", n_videos)
+        videos = Videos(Path(folder), 10 * n_videos)
+        seconds = medians_by_turns(
             {
                 "writing": features.write,
                 "h5py, written": features.write_raw,
@@ -143,10 +154,12 @@ def main(n_videos: int) -> None:
             ROUNDS,
         )
     gigabytes = features.frames.nbytes * n_videos / 1e9
-    lines = [["", "", "of the floor"]]
+    lines = [["", "", "of the lower bound"]]
     for name, floor in (("writing", "h5py, written"), ("reading", "h5py, read"), ("h5py, read", "copying")):
-        lines.append([name, f"{gigabytes / taken[name]:.2f} GB/s", f"{taken[floor] / taken[name]:.2f} of {floor}"])
-    rate, share = (value / taken["sampling, one process"] for value in (10 * n_videos * N_FRAMES, taken["decord"]))
+        lines.append(
+            [name, f"{gigabytes / seconds[name]:.2f} GB/s", f"{seconds[floor] / seconds[name]:.2f} of {floor}"]
+        )
+    rate, share = (value / seconds["sampling, one process"] for value in (10 * n_videos * N_FRAMES, seconds["decord"]))
     lines.append(["sampling, one process", f"{rate:.0f} frames/s", f"{share:.2f} of decord"])
     print(aligned(lines))
 

@@ -1,6 +1,6 @@
-"""Floating-point operations of the model's parts, counted from its sizes: a multiplication and an addition are two.
+"""Floating-point operations of the model's parts, from its sizes: a multiplication and an addition count as two.
 
-Only matrix products count, as model FLOP utilisation is defined; norms, softmax and activations do not.
+Only matrix products count, as usual for model FLOP utilisation; norms, softmax and activations do not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def qformer(config: ModelConfig) -> float:
 
 
 def t5_encoder(config: ModelConfig, tokens: int) -> float:
-    """Return the operations of Flan-T5's encoder on one row of so many tokens."""
+    """Return the operations of Flan-T5's encoder on one row of `tokens` tokens."""
     text: Any = config.text
     inner = text.num_heads * text.d_kv
     block = 4 * tokens * text.d_model * inner + 2 * tokens**2 * inner + 3 * tokens * text.d_model * text.d_ff
@@ -40,7 +40,7 @@ def t5_encoder(config: ModelConfig, tokens: int) -> float:
 
 
 def t5_decoder(config: ModelConfig, tokens: int, steps: int) -> float:
-    """Return the operations of Flan-T5's decoder and `lm_head`: so many steps that see a row of so many tokens."""
+    """Return the operations of `steps` steps of Flan-T5's decoder and `lm_head` that attend to a row of `tokens` tokens."""
     text: Any = config.text
     inner = text.num_heads * text.d_kv
     own = 4 * steps * text.d_model * inner + 2 * steps**2 * inner + 3 * steps * text.d_model * text.d_ff
@@ -54,14 +54,14 @@ def answer(config: ModelConfig, tokens: int, steps: int) -> float:
 
 
 def mean_answer(config: ModelConfig, lengths: Sequence[int], n_before: int, steps: int) -> float:
-    """Return the mean operations of rows whose texts have these lengths, after so many other tokens."""
+    """Return the mean operations of rows with texts of these lengths in tokens, after `n_before` other tokens."""
     return sum(answer(config, n_before + length, steps) for length in lengths) / len(lengths)
 
 
 def t5_folded(config: ModelConfig, tokens: int, steps: int) -> float:
-    """Return the operations of the decoder where its cross-attention is folded (pipeline/models/t5_language.py)."""
+    """Return the operations of the decoder with folded cross-attention (pipeline/models/t5_language.py)."""
     text: Any = config.text
     inner = text.num_heads * text.d_kv
-    of_tokens = 2 * tokens * text.d_model * inner + 2 * steps * tokens * inner  # keys and values, and asking them
+    unfolded = 2 * tokens * text.d_model * inner + 2 * steps * tokens * inner  # keys and values, and attention
     folded = 2 * steps * text.d_model * inner + 2 * steps * tokens * text.num_heads * text.d_model
-    return t5_decoder(config, tokens, steps) + 2.0 * text.num_decoder_layers * (folded - of_tokens)
+    return t5_decoder(config, tokens, steps) + 2.0 * text.num_decoder_layers * (folded - unfolded)

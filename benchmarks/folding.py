@@ -1,7 +1,7 @@
-"""CPU seconds of T5's encoder and of one step of its decoder, folded and not: `OMP_NUM_THREADS=1 python -m benchmarks.folding`.
+"""CPU seconds of T5's encoder, and of its decoder with and without folding: `OMP_NUM_THREADS=1 python -m benchmarks.folding`.
 
-Random weights in the shape of Flan-T5-base, 64 rows of 72 tokens, as a Localizer's prompt about one frame has; a vocabulary of
-2,000, as what is said after the decoder is no part of it.
+Random weights in the shape of Flan-T5-base, 64 rows of 72 tokens, the length of a Localizer's prompt for one frame; a vocabulary
+of 2,000, as the benchmark excludes the `lm_head`.
 """
 
 import time
@@ -27,14 +27,14 @@ SHAPE: dict[str, Any] = {
 
 
 def decoded(language: T5Language, steps: int, *inputs: torch.Tensor) -> torch.Tensor:
-    """Logits of a decoder that folds at most so many steps."""
+    """Return the logits of a decoder that folds up to `steps` steps."""
     with mock.patch.object(t5_language, "FOLDED_STEPS", steps):
         return language.decode(*inputs)
 
 
 @torch.no_grad()
 def main() -> None:
-    """Print a table; folded and not in turns."""
+    """Print a table, from runs with and without folding in turns."""
     torch.manual_seed(0)
     words: Any = SimpleNamespace(pad_id=0, end_id=1, vocabulary_size=2000, path="")
     language = T5Language(T5ForConditionalGeneration(T5Config(**SHAPE)), words)
@@ -44,11 +44,11 @@ def main() -> None:
     encoder = medians_by_turns(encode, 3, time.process_time)["encoder"]
     for n_tokens in (1, 2):
         ids = torch.zeros(ROWS, n_tokens, dtype=torch.int64)
-        ways = {str(steps): partial(decoded, language, steps, hidden, mask, ids) for steps in (0, n_tokens)}
-        medians = medians_by_turns(ways, REPETITIONS, time.process_time)
-        whole, folded = (decode() for decode in ways.values())
-        difference = float((whole - folded).abs().max() / whole.abs().max())
-        cells = [f"{taken:.2f}" for taken in (encoder, *medians.values())]
+        variants = {str(steps): partial(decoded, language, steps, hidden, mask, ids) for steps in (0, n_tokens)}
+        medians = medians_by_turns(variants, REPETITIONS, time.process_time)
+        unfolded, folded = (decode() for decode in variants.values())
+        difference = float((unfolded - folded).abs().max() / unfolded.abs().max())
+        cells = [f"{seconds:.2f}" for seconds in (encoder, *medians.values())]
         lines.append([str(n_tokens), *cells, f"{difference:.1e}"])
     print(aligned(lines))
 

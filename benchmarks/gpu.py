@@ -1,10 +1,10 @@
-"""All that runs on a GPU, at the real sizes with random weights, in minutes: rates, utilisation, waiting, memory, equality.
+"""GPU benchmark at the real sizes with random weights, in minutes: rates, utilisation, idle time, memory, equality.
 
     python -m benchmarks.gpu                                # on a GPU
     python -m benchmarks.gpu --size tiny --device cpu       # the same code in a minute
 
-Writes `gpu.json` and `gpu.md` to the folder that the environment variable OUT names, else to the current one. Needs no network,
-no Prefect and no decoder: frames are drawn (benchmarks/world.py). Utilisation is of the card's own measured matrix product.
+Writes `gpu.json` and `gpu.md` to the folder in the environment variable OUT, by default the current one. Needs no network,
+Prefect or decoder, as frames are random (benchmarks/world.py). Utilisation is relative to the card's measured matrix product.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ SETTINGS = [
 
 
 class Bench:
-    """A world on disk, a store, and steps that are measured as they are made."""
+    """Data and weights on disk, a store, and steps that are measured while they run."""
 
     def __init__(self, size: Size, device: str, folder: Path, report: Report) -> None:
         self.size, self.device, self.folder, self.report = size, device, folder, report
@@ -106,10 +106,10 @@ class Bench:
     def step(
         self, stage: Stage, *inputs: Any, rows: int = 0, operations: float = 0.0, unit: str = "rows", **changes: Any
     ) -> Any:
-        """Make the artifact of a step, report what it cost, and return it.
+        """Build the artifact of a step, report its cost, and return it.
 
         Args:
-            rows: how many of `unit` it computes, each of so many floating-point `operations`.
+            rows: number of `unit` that it computes, each with this number of floating-point `operations`.
             changes: keys of the stage's config.
         """
         cfg = self.recipe.config(stage, **changes)
@@ -138,7 +138,7 @@ def _name(stage: Stage, changes: dict[str, Any]) -> str:
 
 
 def run_stages(bench: Bench) -> None:
-    """Make every artifact of inference, labelling and both trainings, as a run does."""
+    """Build all artifacts of inference, labelling and both trainings, as a run does."""
     size, artifacts = bench.size, bench.artifacts
     questions = artifacts["questions"] = bench.step(list_questions, bench.sources.annotations("plain", "train"))
     backbone = artifacts["backbone"] = bench.step(import_backbone, bench.sources.weights(WEIGHTS))
@@ -153,33 +153,33 @@ def run_stages(bench: Bench) -> None:
     read = (questions, frames, features, backbone)
     n_questions = size.n_videos * size.questions_a_video
     n_pairs = n_questions * size.n_frames
-    # One frame: its visual tokens, "Frame: " and about as many tokens of text as a question of NExT-QA has.
-    texts = [len(ids) for ids in _texts(bench, questions, backbone)]
-    seen = config.num_query_tokens + 3
-    of_visual = flops.qformer(config) / size.questions_a_video
-    answer = partial(flops.mean_answer, config, texts)
-    pair = answer(seen, 1) + of_visual
+    # A frame: its visual tokens and "Frame: "; then a text about as long as a question of NExT-QA.
+    lengths = [len(ids) for ids in _tokens(bench, questions, backbone)]
+    frame_tokens = config.num_query_tokens + 3
+    visual = flops.qformer(config) / size.questions_a_video
+    answer = partial(flops.mean_answer, config, lengths)
+    pair = answer(frame_tokens, 1) + visual
     score = partial(bench.step, score_frames, *read, localizer, rows=n_pairs, operations=pair, unit="pairs")
     scores = score()
     for precision in EIGHT_BITS:
         score(precision=precision)
     keyframes = artifacts["keyframes"] = bench.step(select_keyframes, questions, frames, scores, None)
     k = bench.recipe.config(select_keyframes).k
-    question = answer(k * (seen + 2), 2) + k * flops.qformer(config)
-    given = (questions, keyframes, features, backbone, answerer)
-    answers = bench.step(answer_questions, *given, rows=n_questions, operations=question, unit="questions")
+    question = answer(k * (frame_tokens + 2), 2) + k * flops.qformer(config)
+    answer_inputs = (questions, keyframes, features, backbone, answerer)
+    answers = bench.step(answer_questions, *answer_inputs, rows=n_questions, operations=question, unit="questions")
     bench.step(evaluate, questions, answers)
-    label = answer(seen, 2) + of_visual
+    label = answer(frame_tokens, 2) + visual
     labels = bench.step(label_frames, *read, answerer, rows=n_pairs, operations=label, unit="pairs")
-    # Backwards through the frozen T5 costs as much as forwards, through the trained Q-Former twice as much.
+    # The backward pass costs one forward pass in the frozen T5, and two in the trained Q-Former.
     per_question = bench.recipe.config(refine_localizer).frames_per_question
-    trained = per_question * (2 * answer(seen, 2) + 3 * flops.qformer(config))
-    bench.step(refine_localizer, *read, localizer, labels, rows=n_questions, operations=trained, unit="questions")
-    tuned = 2 * answer(k * (seen + 2), 3) + 3 * k * flops.qformer(config)
-    bench.step(finetune_answerer, *given, rows=n_questions, operations=tuned, unit="questions")
+    refinement = per_question * (2 * answer(frame_tokens, 2) + 3 * flops.qformer(config))
+    bench.step(refine_localizer, *read, localizer, labels, rows=n_questions, operations=refinement, unit="questions")
+    tuning = 2 * answer(k * (frame_tokens + 2), 3) + 3 * k * flops.qformer(config)
+    bench.step(finetune_answerer, *answer_inputs, rows=n_questions, operations=tuning, unit="questions")
 
 
-def _texts(bench: Bench, questions: Any, backbone: Any) -> list[list[int]]:
+def _tokens(bench: Bench, questions: Any, backbone: Any) -> list[list[int]]:
     localize = PROMPT_STYLES["multiple_choice"].localize
     texts = [localize(row["question"], row["options"], "necessary_details") for row in questions.rows("questions")]
     ids: list[list[int]] = backbone.verbalizer(bench.run).tokenize(texts).token_ids
@@ -187,7 +187,7 @@ def _texts(bench: Bench, questions: Any, backbone: Any) -> list[list[int]]:
 
 
 class _Warnings(logging.Handler):
-    """Keeps what was warned of."""
+    """Collects the texts of warnings."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -198,14 +198,14 @@ class _Warnings(logging.Handler):
 
 
 def run_out_of_memory(bench: Bench) -> None:
-    """Score with batches that do not fit into what is left of the GPU: they must be halved, and the stage end well."""
+    """Score with batches that exceed the GPU's free memory: they must be halved, and the stage must succeed."""
     if bench.device == "cpu":
-        return bench.report.add("memory", "out of memory", note="not tried: a CPU's memory cannot be bounded")
+        return bench.report.add("memory", "out of memory", note="skipped: a CPU's memory cannot be limited")
     artifacts, run = bench.artifacts, bench.run
     gc.collect()
     torch.cuda.empty_cache()
     language = artifacts["backbone"].language(run, bench.recipe.config(score_frames).precision)
-    needed = torch.cuda.memory_allocated() + (5 << 29)  # for the Q-Former and what is computed, not for all at once
+    needed = torch.cuda.memory_allocated() + (5 << 29)  # enough for the Q-Former and smaller batches, not for one batch
     del language
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(min(1.0, needed / torch.cuda.get_device_properties(0).total_memory))
@@ -218,7 +218,7 @@ def run_out_of_memory(bench: Bench) -> None:
         finite = bool(np.isfinite(scores.columns("frame_scores", "logit_yes")["logit_yes"]).all())
         last = warnings.texts[-1] if warnings.texts else "no warning"
         halved = sum("out of memory" in text for text in warnings.texts)
-        bench.report.add("memory", "score_frames, 524,288 tokens at once", halved=halved, finite=finite, last=last)
+        bench.report.add("memory", "score_frames, 524,288 tokens per batch", halved=halved, finite=finite, last=last)
     finally:
         bench.run = run
         logging.getLogger("sevila").removeHandler(warnings)
@@ -227,7 +227,7 @@ def run_out_of_memory(bench: Bench) -> None:
 
 
 def measure_command_line(bench: Bench) -> None:
-    """Run the chain by the command line, in a process of its own, on a tiny model."""
+    """Run the chain of a tiny model by the command line, in a separate process."""
     folder = bench.folder / "tiny"
     tiny = Bench(SIZES["tiny"], bench.device, folder, bench.report)
     draw_videos(folder, folder / WEIGHTS, tiny.settings())
@@ -240,19 +240,19 @@ def measure_command_line(bench: Bench) -> None:
 
 
 def run_parity(bench: Bench) -> None:
-    """Compare the device with the official code's numbers."""
+    """Compare the results on the device with the official code's."""
     for precision in TOLERANCE:
         bench.report.add("parity", precision, **parity(precision, bench.device))
 
 
 def run_hardware(bench: Bench) -> None:
-    """Measure what the machine can do: the floor of everything else."""
+    """Measure the machine's own rates, to which the others are compared."""
     bench.matmul = matmul_rates(bench.device, 8192 if bench.size is SIZES["real"] else 256, bench.report)
     transfer_rates(bench.device, bench.report)
 
 
 def run_model(bench: Bench) -> None:
-    """Measure ViT and Flan-T5 alone, with all they read in the device's memory."""
+    """Measure ViT and Flan-T5 alone, with inputs in the device's memory."""
     vision_rates(bench)
     for precision in ("", *EIGHT_BITS):
         language_rates(bench, precision=precision)
@@ -265,7 +265,7 @@ def run_compiled(bench: Bench) -> None:
 
 
 def main() -> None:
-    """Measure and write, part by part."""
+    """Measure and write all parts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", choices=SIZES, default="real")
     parser.add_argument("--device", default="cuda")

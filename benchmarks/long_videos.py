@@ -1,7 +1,7 @@
 """Peak memory of sampling and encoding one long video: `python -m benchmarks.long_videos 1 3 10` (hours).
 
-A real file for each length, small pictures at two a second; all frames at one a second, at the tiny model's size with random
-weights. Each length runs in a fresh store and by the command line, so that no peak is another's.
+A real file for each length, small frames at 2 fps, sampled at 1 fps, with random weights of the tiny model. Each length runs in
+a fresh store and in its own process, so that peaks are independent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cache.store import Store
 from pipeline.text_table import aligned
 from tests.videos import make_video
 
-FRAMES_A_SECOND = 2  # of 64 x 48 pixels
+FRAMES_PER_SECOND = 2  # of 64 x 48 pixels
 SETTINGS = [
     "sample_frames.sampling=fixed_rate",
     f"sample_frames.size={TINY.image_size}",
@@ -28,9 +28,9 @@ SETTINGS = [
 
 
 def measured(folder: Path, hours: float) -> list[str]:
-    """Sample and encode a video of so many hours, and return its row of the table."""
+    """Sample and encode a video of this length, and return its row of the table."""
     (folder / "videos").mkdir(parents=True)
-    make_video(folder / "videos" / "long.mp4", int(hours * 3600 * FRAMES_A_SECOND), FRAMES_A_SECOND, gop=60)
+    make_video(folder / "videos" / "long.mp4", int(hours * 3600 * FRAMES_PER_SECOND), FRAMES_PER_SECOND, gop=60)
     write_questions(folder, ["long.mp4"])
     subprocess.run(command(["run"], folder, folder.parent / WEIGHTS, SETTINGS), check=True)
     store, row = Store(folder / "store"), [f"{hours:g}"]
@@ -45,9 +45,9 @@ def measured(folder: Path, hours: float) -> list[str]:
 def main() -> None:
     """Print a table."""
     lines = [["hours", "frames", "sample_frames", "extract_features", "score_frames"]]
-    with tempfile.TemporaryDirectory() as place:
-        write_checkpoint(Path(place) / WEIGHTS, TINY, "cpu", torch.float32)
-        lines += [measured(Path(place) / words, float(words)) for words in sys.argv[1:] or ("1", "3", "10")]
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(Path(folder) / WEIGHTS, TINY, "cpu", torch.float32)
+        lines += [measured(Path(folder) / hours, float(hours)) for hours in sys.argv[1:] or ("1", "3", "10")]
     print(aligned(lines))
 
 

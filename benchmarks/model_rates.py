@@ -1,4 +1,4 @@
-"""The machine's own rates, and the model's parts alone: what the stages are held against."""
+"""Rates of the machine and of the model's parts alone, to which the stages are compared."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from benchmarks.report import Report
     from pipeline.models.localizer import Localizer
 
-    _Chosen = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores of all frames, keyframes and answers, a row a question
+    _Choices = tuple[
+        np.ndarray, np.ndarray, np.ndarray
+    ]  # scores of all frames, keyframes, answers: one row per question
 
-N_TEXT = 56  # tokens of a question of NExT-QA with its options
+N_TEXT_TOKENS = 56  # of a question of NExT-QA with its options
 PRECISIONS = ("float16", "bfloat16", "float32")
 
 
 def matmul_rates(device: str, side: int, report: Report) -> dict[str, float]:
-    """Return the operations per second of a square matrix product on random data, by precision; of 8 bits, with their scales."""
+    """Return the operations per second of a square matrix product of random data, by precision; 8-bit ones include scaling."""
     rates = {}
     for precision in PRECISIONS:
         a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, precision)) for _ in range(2))
@@ -45,7 +47,7 @@ def matmul_rates(device: str, side: int, report: Report) -> dict[str, float]:
 
 
 def transfer_rates(device: str, report: Report, size_bytes: int = 1 << 28) -> None:
-    """Report how fast bytes go to the device and come back, by pageable and pinned memory."""
+    """Report the copy rates to and from the device, for pageable and pinned memory."""
     if device == "cpu":
         return
     on_device = torch.empty(size_bytes, dtype=torch.uint8, device=device)
@@ -71,7 +73,7 @@ def _report(bench: Bench, row: str, n_rows: int, operations: float, precision: s
 
 
 def vision_rates(bench: Bench, compiled: bool = False) -> None:
-    """Report the ViT's frames per second at some batch sizes, as it is or with its blocks compiled."""
+    """Report the ViT's frames per second at several batch sizes, optionally with compiled blocks."""
     config, device = bench.artifacts["config"], bench.device
     precision = bench.recipe.config_of("extract_features").precision
     start = time.perf_counter()
@@ -96,10 +98,10 @@ def vision_rates(bench: Bench, compiled: bool = False) -> None:
 
 
 def language_rates(bench: Bench, compiled: bool = False, precision: str = "") -> None:
-    """Report the Localizer's pairs per second at some batch sizes, and its parts; or with T5's blocks compiled.
+    """Report the Localizer's pairs per second at several batch sizes, with compiled T5 blocks or part by part.
 
     Args:
-        precision: empty: the recipe's.
+        precision: of the language model; empty: the recipe's.
     """
     from pipeline.models.localizer import Localizer
 
@@ -109,7 +111,7 @@ def language_rates(bench: Bench, compiled: bool = False, precision: str = "") ->
     language = artifacts["backbone"].language(bench.run, precision)
     bench.report.add("model", f"Flan-T5 loaded in {precision}", seconds=time.perf_counter() - start)
     localizer = Localizer(artifacts["localizer"].load(bench.run, artifacts["backbone"], precision), language)
-    seen = config.num_query_tokens + 3 + N_TEXT
+    seen = config.num_query_tokens + 3 + N_TEXT_TOKENS
     budgets = (8192, 16384, 32768, 65536) if device != "cpu" else (1024,)
     if compiled:
         for stack in (language.model.encoder, language.model.decoder):
@@ -118,7 +120,7 @@ def language_rates(bench: Bench, compiled: bool = False, precision: str = "") ->
     for budget in (budgets[1:3] or budgets) if compiled else budgets:
         n = budget // seen
         visual = torch.randn(n, config.num_query_tokens, config.text.d_model, device=device)
-        ids = [[5] * (N_TEXT - 1) + [1]] * n
+        ids = [[5] * (N_TEXT_TOKENS - 1) + [1]] * n
         start = time.perf_counter()
         localizer.score(visual, ids)
         if compiled:
@@ -137,7 +139,7 @@ def language_rates(bench: Bench, compiled: bool = False, precision: str = "") ->
 @torch.no_grad()
 def _language_parts(bench: Bench, localizer: Localizer, visual: Tensor, ids: list[list[int]], precision: str) -> None:
     language, config, n = localizer.language, bench.artifacts["config"], len(ids)
-    seen = config.num_query_tokens + 3 + N_TEXT
+    seen = config.num_query_tokens + 3 + N_TEXT_TOKENS
     features = torch.randn(64, *config.feature_shape, device=bench.device, dtype=torch.float16)
     work = partial(localizer.visual, features)
     _report(bench, f"Q-Former {precision}, 64 frames", 64, flops.qformer(config), precision, work, "frames")
@@ -159,13 +161,13 @@ def equality(bench: Bench) -> None:
     """Report how many keyframes and answers differ between reduced precisions and float32 throughout."""
     n_videos = min(8, bench.size.n_videos)
     exact = _keyframes_and_answers(bench, n_videos, "float32", "float32")
-    of_vit = "float32" if bench.device == "cpu" else "float16"
-    for of_t5 in ("bfloat16", *EIGHT_BITS):
-        reduced = _keyframes_and_answers(bench, n_videos, of_vit, of_t5)
-        _compare(bench.report, f"ViT {of_vit}, Flan-T5 {of_t5}, against float32", exact, reduced)
+    vit_precision = "float32" if bench.device == "cpu" else "float16"
+    for t5_precision in ("bfloat16", *EIGHT_BITS):
+        reduced = _keyframes_and_answers(bench, n_videos, vit_precision, t5_precision)
+        _compare(bench.report, f"ViT {vit_precision}, Flan-T5 {t5_precision}, against float32", exact, reduced)
 
 
-def _compare(report: Report, row: str, exact: _Chosen, reduced: _Chosen) -> None:
+def _compare(report: Report, row: str, exact: _Choices, reduced: _Choices) -> None:
     (yes, frames, answers), (other_yes, other_frames, other_answers) = exact, reduced
     report.add(
         "equality",
@@ -180,7 +182,7 @@ def _compare(report: Report, row: str, exact: _Chosen, reduced: _Chosen) -> None
     )
 
 
-def _keyframes_and_answers(bench: Bench, n_videos: int, of_vit: str, of_t5: str) -> _Chosen:
+def _keyframes_and_answers(bench: Bench, n_videos: int, vit_precision: str, t5_precision: str) -> _Choices:
     from pipeline.models.answerer import Answerer
     from pipeline.models.localizer import Localizer
     from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes
@@ -190,29 +192,29 @@ def _keyframes_and_answers(bench: Bench, n_videos: int, of_vit: str, of_t5: str)
     artifacts, run, device = bench.artifacts, bench.run, bench.device
     reader = artifacts["frames"].open()
     videos = [row["video_id"] for row in artifacts["frames"].rows("videos")][:n_videos]
-    encoder = artifacts["backbone"].vision_encoder(run, of_vit)
-    stored = []
+    encoder = artifacts["backbone"].vision_encoder(run, vit_precision)
+    features = []
     with torch.no_grad():
         for video in videos:
             frames = pixels(torch.from_numpy(reader.read(video, slice(None))).to(device))
-            stored.append(torch.cat([encoder(batch).float() for batch in frames.split(16)]))
+            features.append(torch.cat([encoder(batch).float() for batch in frames.split(16)]))
     del encoder
-    language = artifacts["backbone"].language(run, of_t5)
-    localizer = Localizer(artifacts["localizer"].load(run, artifacts["backbone"], of_t5), language)
-    answerer = Answerer(artifacts["answerer"].load(run, artifacts["backbone"], of_t5), language)
+    language = artifacts["backbone"].language(run, t5_precision)
+    localizer = Localizer(artifacts["localizer"].load(run, artifacts["backbone"], t5_precision), language)
+    answerer = Answerer(artifacts["answerer"].load(run, artifacts["backbone"], t5_precision), language)
     questions = [row for row in artifacts["questions"].rows("questions") if row["video_id"] in videos]
-    style, words = PROMPT_STYLES["multiple_choice"], language.verbalizer
-    of_localizer = [localizer.visual(features) for features in stored]
-    of_answerer = [answerer.visual(features) for features in stored]
+    style, verbalizer = PROMPT_STYLES["multiple_choice"], language.verbalizer
+    localizer_visual, answerer_visual = list(map(localizer.visual, features)), list(map(answerer.visual, features))
     yes, chosen, answers = [], [], []
     k = bench.recipe.config_of("select_keyframes").k
     for row in questions:
-        place = videos.index(row["video_id"])
-        (ids,) = words.tokenize([style.localize(row["question"], row["options"], "necessary_details")]).token_ids
-        scores = localizer.score(of_localizer[place], [ids] * len(of_localizer[place])).logit_yes.float().cpu().numpy()
+        number = videos.index(row["video_id"])
+        (ids,) = verbalizer.tokenize([style.localize(row["question"], row["options"], "necessary_details")]).token_ids
+        visual = localizer_visual[number]
+        scores = localizer.score(visual, [ids] * len(visual)).logit_yes.float().cpu().numpy()
         keyframes = np.sort(top_k_positions(scores, k))
-        (ids,) = words.tokenize([style.answer(row["question"], row["options"])]).token_ids
-        visual = of_answerer[place][torch.from_numpy(keyframes).to(device)].unsqueeze(0)
+        (ids,) = verbalizer.tokenize([style.answer(row["question"], row["options"])]).token_ids
+        visual = answerer_visual[number][torch.from_numpy(keyframes).to(device)].unsqueeze(0)
         output = answerer.answer(visual, [ids], [len(row["options"])], numbered_frame_prefixes(k))
         yes.append(scores)
         chosen.append(keyframes)

@@ -1,7 +1,7 @@
-"""What a run costs beside its work: `python -m benchmarks.overheads [N videos]`.
+"""Overheads of a run: `python -m benchmarks.overheads [N videos]`.
 
-Whole commands by the clock, at the tiny model's size with random weights on a CPU, real video files, a store of their own; each
-after the one above it. With Prefect: the flow that a deployment runs, in a process of its own, its server included.
+Wall seconds of complete commands with random weights of the tiny model on a CPU, real video files and a fresh store; each after
+the previous one. With Prefect: the flow of a deployment, in its own process, including its server.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SETTINGS = [
 
 
 class World:
-    """Videos and questions on disk, and commands over them that are timed."""
+    """Videos, questions and weights on disk, and commands over them."""
 
     def __init__(self, folder: Path, n_videos: int) -> None:
         self.folder = folder
@@ -55,16 +55,16 @@ class World:
         """Add one more video, with four questions."""
         number, self.n_videos = self.n_videos, self.n_videos + 1
         (self.folder / "videos" / f"{number}.mp4").write_bytes(self._video + fingerprint(number).encode())
-        videos = [f"{each}.mp4" for each in range(self.n_videos)]
-        write_questions(self.folder, videos, [f"What is {each}?" for each in range(4)])
+        videos = [f"{number}.mp4" for number in range(self.n_videos)]
+        write_questions(self.folder, videos, [f"What is {number}?" for number in range(4)])
 
     def command(self, *words: str, store: str = "store") -> list[str]:
-        """Return a command of the recipe `plain` over them."""
+        """Return a command that runs the recipe `plain`."""
         return command(words, self.folder, self.folder / WEIGHTS, SETTINGS, store)
 
 
 def seconds(*commands: list[str]) -> float:
-    """Return the seconds of commands that run at the same time."""
+    """Return the wall seconds of commands that run in parallel; exits if one fails."""
     environment = {**os.environ, **PREFECT}
     started = time.perf_counter()
     running = [
@@ -90,18 +90,18 @@ def main(n_videos: int) -> None:
         world = World(Path(folder), n_videos)
         run = world.command("run")
         add("sevila --version", [sys.executable, "-m", "sevila", "--version"])
-        add("plan, nothing made", world.command("plan"))
+        add("plan, empty store", world.command("plan"))
         add("run", run)
-        add("plan, all made", world.command("plan"))
-        add("run, all made", run)
+        add("plan, all cached", world.command("plan"))
+        add("run, all cached", run)
         world.add_video()
         add("run, one more video", run)
         twice = world.command("run", store="twice")
-        add("two processes that run the same", twice, twice)
+        add("two processes with the same run", twice, twice)
         places = {**places_of(world.folder, world.folder / WEIGHTS), "store": str(world.folder / "flow")}
         flow = [sys.executable, "-c", FLOW, json.dumps(places), *SETTINGS]
         add("the flow, with Prefect's server", flow)
-        add("the flow, all made", flow)
+        add("the flow, all cached", flow)
     print(aligned(lines))
 
 

@@ -1,4 +1,4 @@
-"""How far this device is from the official code's numbers (tests/golden/parity), by precision."""
+"""Deviation of results on a device from the official code's (tests/golden/parity), by precision."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipeline.selection.top_k import top_k_positions
 from tests.reference import Reference
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "parity"
-# On logits: the promise; what 8 significant bits leave of logits up to 10; what 8 bits a product do.
+# Of logits: float32 is guaranteed; bfloat16 has 8 significant bits for logits up to 10; int8 and fp8 use 8-bit products.
 TOLERANCE = {"float32": 5e-5, "bfloat16": 0.5, "int8": 0.5, "fp8": 1.0}
 
 
 def parity(precision: str, device: str) -> dict[str, Any]:
-    """Return the largest differences of features and logits from the official ones, and how many keyframes and answers differ."""
+    """Return the maximum differences of features and logits from the official ones, and the numbers of changed choices."""
     reference = Reference(GOLDEN)
     golden, dtype = reference.golden, getattr(torch, activations(precision))
     encoder = load_vision_encoder(reference.config, reference.weights, dtype, device)
@@ -40,12 +40,12 @@ def parity(precision: str, device: str) -> dict[str, Any]:
     n_videos, n_frames = reference.videos.shape[:2]
     videos = reference.inputs["video_index"]
     visual = localizer.visual(features).unflatten(0, (n_videos, n_frames))[videos]
-    asked = [ids for ids in reference.tokens("loc_input").token_ids for _ in range(n_frames)]
-    yes = localizer.score(visual.flatten(0, 1), asked).logit_yes.float().cpu().numpy()
+    token_ids = [ids for ids in reference.tokens("loc_input").token_ids for _ in range(n_frames)]
+    yes = localizer.score(visual.flatten(0, 1), token_ids).logit_yes.float().cpu().numpy()
     frames = golden["A_frame_idx"]
     chosen = np.array([top_k_positions(row, frames.shape[1]) for row in yes.reshape(len(videos), -1)])
-    of_keyframes = answerer.visual(features).unflatten(0, (n_videos, n_frames))
-    rows = [of_keyframes[video, torch.from_numpy(row)] for video, row in zip(videos, frames, strict=True)]
+    answerer_visual = answerer.visual(features).unflatten(0, (n_videos, n_frames))
+    rows = [answerer_visual[video, torch.from_numpy(row)] for video, row in zip(videos, frames, strict=True)]
     n_options = [len(reference.sizes["answer_id"])] * len(rows)
     prefixes = numbered_frame_prefixes(frames.shape[1])
     output = answerer.answer(torch.stack(rows), reference.tokens("qa_input").token_ids, n_options, prefixes)
@@ -60,5 +60,5 @@ def parity(precision: str, device: str) -> dict[str, Any]:
     }
 
 
-def _difference(values: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.abs(values.reshape(wanted.shape) - wanted).max())
+def _difference(values: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(values.reshape(expected.shape) - expected).max())

@@ -1,8 +1,8 @@
-"""What a reduced precision of the language model changes, and how fast it is on a CPU: `python -m benchmarks.precisions STORE`.
+"""Effects of reduced precisions of the language model, and their speed on a CPU: `python -m benchmarks.precisions STORE`.
 
-STORE holds the demo (`sevila demo --store STORE`), whose trained models are asked again in each precision: the Localizer scores
-the test split, its keyframes are chosen, and the Answerer answers, all in that precision. Without STORE only the speed is
-measured: one encoder in the shape of Flan-T5-base, 64 rows of 72 tokens, in turns. Set OMP_NUM_THREADS=1.
+STORE holds the demo (`sevila demo --store STORE`), whose trained models run again in each precision: the Localizer scores the
+test split, keyframes are selected, and the Answerer answers. Without STORE, only the speed is measured: one encoder in the shape
+of Flan-T5-base, 64 rows of 72 tokens, in turns. Set OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from pipeline.precision import EIGHT_BITS, LanguagePrecision, activations
 from pipeline.text_table import aligned
 from stages.all import STAGES
 
-PRECISIONS = get_args(LanguagePrecision)  # float32, against which the others are held, comes first
+PRECISIONS = get_args(LanguagePrecision)  # float32, the reference, is first
 SETTINGS = ("pre-trained Localizer", "refined Localizer")
 
 
-class AskedAgain(NamedTuple):
-    """What was scored, chosen and answered in one precision; Q questions, T frames, K keyframes.
+class PrecisionResults(NamedTuple):
+    """Scores, keyframes and answers in one precision; Q questions, T frames, K keyframes.
 
     Attributes:
         scores: [Q, T] float32, the probability of yes.
@@ -50,30 +50,30 @@ class AskedAgain(NamedTuple):
     right: np.ndarray
 
 
-def again(like: Artifact, run: RunContext, given: dict[str, Artifact], **config: str) -> Artifact:
-    """Make what an artifact is with other inputs, by name, or other values of its config."""
-    stage = STAGES[like.record.stage]
-    ids = like.record.inputs
+def rebuilt(artifact: Artifact, run: RunContext, changed_inputs: dict[str, Artifact], **config: str) -> Artifact:
+    """Build a variant of an artifact with other inputs, by name, or other values of its config."""
+    stage = STAGES[artifact.record.stage]
+    ids = artifact.record.inputs
     stored = {name: STAGES[id.split("-")[0]].output(run.store, id) for name, id in ids.items() if id}
-    inputs = [given.get(name, stored.get(name)) for name in stage.inputs]
-    return build(stage, stage.config.model_validate({**like.record.config, **config}), run, inputs)
+    inputs = [changed_inputs.get(name, stored.get(name)) for name in stage.inputs]
+    return build(stage, stage.config.model_validate({**artifact.record.config, **config}), run, inputs)
 
 
-def asked(tables: sevila.RunTables, setting: str, precision: str, store: Store) -> AskedAgain:
-    """Ask the models of a setting of the demo again, in a precision."""
+def results_in(precision: str, tables: sevila.RunTables, setting: str, store: Store) -> PrecisionResults:
+    """Run the models of one setting of the demo again, in a precision."""
     run = RunContext(store, device="cpu")
 
-    def like(stage: str, name: str) -> Artifact:
+    def stored(stage: str, name: str) -> Artifact:
         return STAGES[stage].output(store, tables.of(stage, name).id)
 
-    scores = again(like("score_frames", setting), run, {}, precision=precision)
-    keyframes = again(like("select_keyframes", setting), run, {"scores": scores})
-    chosen: dict[str, Artifact] = {"keyframes": keyframes}
-    answers = again(like("answer_questions", f"{setting}, fine-tuned"), run, chosen, precision=precision)
+    scores = rebuilt(stored("score_frames", setting), run, {}, precision=precision)
+    keyframes = rebuilt(stored("select_keyframes", setting), run, {"scores": scores})
+    inputs: dict[str, Artifact] = {"keyframes": keyframes}
+    answers = rebuilt(stored("answer_questions", f"{setting}, fine-tuned"), run, inputs, precision=precision)
     rows = answers.rows("answers")
     questions = tables.of("list_questions", "evaluation split").arrow("questions").to_pylist()
     right = {row["question_id"]: row["answer_index"] for row in questions}
-    return AskedAgain(
+    return PrecisionResults(
         scores.columns("frame_scores", "probability_yes")["probability_yes"].reshape(len(rows), -1),
         np.array([row["frame_indices"] for row in keyframes.rows("keyframes")]),
         np.array([row["prediction"] for row in rows]),
@@ -81,8 +81,8 @@ def asked(tables: sevila.RunTables, setting: str, precision: str, store: Store) 
     )
 
 
-def compared(exact: AskedAgain, reduced: AskedAgain) -> list[str]:
-    """Return the cells of a row: how far a precision is from float32."""
+def compared(exact: PrecisionResults, reduced: PrecisionResults) -> list[str]:
+    """Return the cells of a row: the differences of a precision from float32."""
     differing = [len(set(a) - set(b)) / len(a) for a, b in zip(exact.keyframes, reduced.keyframes, strict=True)]
     ranks = np.mean([spearmanr(a, b).statistic for a, b in zip(exact.scores, reduced.scores, strict=True)])
     was_right, is_right = exact.answers == exact.right, reduced.answers == reduced.right
@@ -97,37 +97,36 @@ def compared(exact: AskedAgain, reduced: AskedAgain) -> list[str]:
 
 
 def effect(root: str) -> str:
-    """Return the table of what each precision changes of the demo in a store."""
+    """Return the table of the effects of each precision on the demo in a store."""
     head = ["Localizer", "precision", "rank correlation", "other keyframes", "questions with other keyframes"]
     lines = [[*head, "other answers", "accuracy", "questions gained, lost"]]
     experiment = sevila.load("demo", store=root)
     tables = experiment.results()
     for setting in SETTINGS:
-        of = {precision: asked(tables, setting, precision, experiment.store) for precision in PRECISIONS}
-        lines += [[setting, precision, *compared(of["float32"], of[precision])] for precision in PRECISIONS]
+        results = {precision: results_in(precision, tables, setting, experiment.store) for precision in PRECISIONS}
+        lines += [[setting, precision, *compared(results["float32"], results[precision])] for precision in PRECISIONS]
     return aligned(lines, n_left=2)
 
 
 @torch.no_grad()
 def speed() -> str:
-    """Return the table of an encoder's seconds of the processor, by precision, and of its blocks' bytes."""
+    """Return the table of an encoder's processor seconds and of its blocks' sizes, by precision."""
     words: Any = SimpleNamespace(pad_id=0, end_id=1, vocabulary_size=2000, path="")
-    ways, size_bytes = {}, {}
+    calls, size_bytes = {}, {}
     for precision in PRECISIONS:
         torch.manual_seed(0)
         dtype = getattr(torch, activations(precision))
         language = T5Language(T5ForConditionalGeneration(T5Config(**SHAPE)).to(dtype), words)
         if precision in EIGHT_BITS:
             to_eight_bits(language, precision)
-        tensors = language.reading_blocks.state_dict().values()
-        size_bytes[precision] = sum(each.nbytes for each in tensors)
+        size_bytes[precision] = sum(tensor.nbytes for tensor in language.reading_blocks.state_dict().values())
         inputs = LanguageInput(torch.randn(ROWS, TOKENS, SHAPE["d_model"]).to(dtype), torch.ones(ROWS, TOKENS).long())
-        ways[precision] = partial(language.encode, inputs)
-    seconds = medians_by_turns(ways, 3, time.process_time)
+        calls[precision] = partial(language.encode, inputs)
+    medians = medians_by_turns(calls, 3, time.process_time)
     lines = [["precision", "encoder s", "of float32", "blocks MB"]]
-    for precision, taken in seconds.items():
-        ratio = taken / seconds["float32"]
-        lines.append([precision, f"{taken:.1f}", f"{ratio:.2f}", f"{size_bytes[precision] / 1e6:.0f}"])
+    for precision, seconds in medians.items():
+        ratio = seconds / medians["float32"]
+        lines.append([precision, f"{seconds:.1f}", f"{ratio:.2f}", f"{size_bytes[precision] / 1e6:.0f}"])
     return aligned(lines)
 
 

@@ -1,4 +1,4 @@
-"""Figures as they are measured: printed, and written after each to a JSON and a Markdown file, so that a cut run keeps them."""
+"""Reports of benchmarks: each figure is printed, and written to JSON and Markdown at once, so that a killed run keeps it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ LIBRARIES = ("torch", "transformers", "h5py", "pyarrow", "numpy")
 
 
 class Report:
-    """Sections of rows: what was measured -> figures by name, each with its unit in the name."""
+    """Sections of rows of figures by name; names include the unit."""
 
     def __init__(self, name: str, folder: Path, **facts: Any) -> None:
-        """Args: `facts`, of the run: sizes and device."""
+        """Write `NAME.json` and `NAME.md` to a folder; `facts` describe the run, such as sizes and device."""
         self._path = folder / name
         folder.mkdir(parents=True, exist_ok=True)
         self._start = time.perf_counter()
         self.content: dict[str, Any] = {"facts": {**facts, **_facts()}, "sections": {}}
 
     def add(self, section: str, row: str, **figures: Any) -> None:
-        """Print a row and write everything so far."""
+        """Add a row, print it, and write the files."""
         self.content["sections"].setdefault(section, {})[row] = figures
         shown = ", ".join(f"{name} {_text(value)}" for name, value in figures.items())
         print(f"[{time.perf_counter() - self._start:6.1f} s] {section}: {row}: {shown}", flush=True)
@@ -40,7 +40,7 @@ class Report:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Measure a part; if it fails, note the error and go on with the next."""
+        """Time a part; if the block fails, report the error and continue."""
         start = time.perf_counter()
         try:
             yield
@@ -50,7 +50,7 @@ class Report:
         self.content.setdefault("part_seconds", {})[name] = round(time.perf_counter() - start, 1)
 
     def kernels(self, row: str, busy: Busy) -> None:
-        """Note the kernels that took most of the time, where there were any."""
+        """Add the longest kernels, if there are any."""
         if busy.kernels:
             self.content.setdefault("kernels", {})[row] = busy.longest_kernels()
 

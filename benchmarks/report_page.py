@@ -1,7 +1,7 @@
-"""How fast the report of many questions opens, filters and searches: `python -m benchmarks.report_page [questions]`.
+"""Speed of opening, filtering and searching the report of many questions: `python -m benchmarks.report_page [questions]`.
 
-A simulated store (tests/big_store.py) with two runs over one video for 50 questions, their report by the command line, read from
-the disk by Chromium. Tables, and so data files, are of true size; pictures are not, as frames of the store have 2 by 2 pixels.
+A simulated store (tests/big_store.py) with two runs and 50 questions per video; the command line writes their report, and
+Chromium loads it from disk. Tables and data files have realistic sizes; images do not, as frames have 2 by 2 pixels.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pipeline.text_table import aligned
 from tests.big_store import make
 from tests.browser import WatchedPage, chromium
 
-QUESTIONS, A_VIDEO, LOADS = 50_000, 50, 5
-MOST_PAINT_SECONDS, MOST_FILE_BYTES = 2.0, 20e6
+QUESTIONS, QUESTIONS_PER_VIDEO, LOADS = 50_000, 50, 5
+MAX_PAINT_SECONDS, MAX_FILE_BYTES = 2.0, 20e6
 RUNS = {"k-4": "select_keyframes.k=4", "k-2": "select_keyframes.k=2"}
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
-# From a change of a control until the browser has drawn the list; a search begins 150 ms after the last letter.
+# From the change of a control until the browser has drawn the list; a search starts 150 ms after the last letter.
 CHANGED = """([id, value]) => new Promise((done) => {
   const control = document.getElementById(id), started = performance.now();
   const drawn = () => requestAnimationFrame(() => setTimeout(() => done(performance.now() - started)));
@@ -34,8 +34,8 @@ CHANGED = """([id, value]) => new Promise((done) => {
 
 
 def write(folder: Path, n_questions: int) -> tuple[Path, float]:
-    """Return the folder of a report of two runs over so many questions, and the seconds that writing it took."""
-    make(folder, max(1, n_questions // A_VIDEO), n_questions, list(RUNS.values()))
+    """Return the folder of a report of two runs over `n_questions`, and the seconds for writing it."""
+    make(folder, max(1, n_questions // QUESTIONS_PER_VIDEO), n_questions, list(RUNS.values()))
     command = [sys.executable, "-m", "sevila", "report", *RUNS, "--store", str(folder / "store"), "--output"]
     started = time.perf_counter()
     subprocess.run([*command, str(folder / "report")], check=True, stdout=subprocess.DEVNULL)
@@ -43,7 +43,7 @@ def write(folder: Path, n_questions: int) -> tuple[Path, float]:
 
 
 def load(browser: Any, report: Path, n_questions: int) -> list[float]:
-    """Return the seconds until the first paint, until the examples are there, of a filter and of a search."""
+    """Return the seconds until the first paint and until the examples are loaded, for a filter, and for a search."""
     started = time.perf_counter()
     page = WatchedPage(browser, report).page
     ready = time.perf_counter() - started
@@ -56,25 +56,25 @@ def load(browser: Any, report: Path, n_questions: int) -> list[float]:
 
 
 def main(n_questions: int) -> bool:
-    """Print a table, and return whether it is as fast and as small as is wanted."""
-    with tempfile.TemporaryDirectory() as place, chromium() as browser:
-        report, seconds = write(Path(place), n_questions)
+    """Print a table, and return whether the limits are met."""
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        report, seconds = write(Path(folder), n_questions)
         sizes = {path: path.stat().st_size for path in report.rglob("*") if path.is_file()}
         loads = [load(browser, report, n_questions) for _ in range(LOADS)]
     largest = max(sizes, key=lambda path: sizes[path])
     paint, ready, filtered, searched = (median(column) for column in zip(*loads, strict=True))
     lines = [
-        [f"{n_questions:,} questions, two runs", f"median of {LOADS}", "wanted"],
-        ["first paint", f"{paint:.2f} s", f"< {MOST_PAINT_SECONDS:.0f} s"],
-        ["examples are there", f"{ready:.2f} s", ""],
+        [f"{n_questions:,} questions, two runs", f"median of {LOADS}", "limit"],
+        ["first paint", f"{paint:.2f} s", f"< {MAX_PAINT_SECONDS:.0f} s"],
+        ["examples loaded", f"{ready:.2f} s", ""],
         ["a filter over all questions", f"{filtered:.2f} s", ""],
         ["a search in all questions", f"{searched:.2f} s", ""],
-        [f"largest of {len(sizes)} files", f"{sizes[largest] / 1e6:.1f} MB", f"< {MOST_FILE_BYTES / 1e6:.0f} MB"],
+        [f"largest of {len(sizes)} files", f"{sizes[largest] / 1e6:.1f} MB", f"< {MAX_FILE_BYTES / 1e6:.0f} MB"],
         ["all files", f"{sum(sizes.values()) / 1e6:.1f} MB", ""],
         ["written in", f"{seconds:.0f} s", ""],
     ]
     print(aligned(lines))
-    return paint < MOST_PAINT_SECONDS and sizes[largest] < MOST_FILE_BYTES
+    return paint < MAX_PAINT_SECONDS and sizes[largest] < MAX_FILE_BYTES
 
 
 if __name__ == "__main__":

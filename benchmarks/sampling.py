@@ -1,12 +1,11 @@
-"""Where the time of sampling goes: `OMP_NUM_THREADS=1 python -m benchmarks.sampling [N videos]`.
+"""The parts of sampling by time: `OMP_NUM_THREADS=1 python -m benchmarks.sampling [N videos]`.
 
-The videos of benchmarks/floors.py, 32 frames of each. Parts take turns, and times are medians over the rounds: of the processor,
-for this process and those that it has started, as these differ least where other programs run.
+The videos of benchmarks/floors.py, 32 frames of each. Parts take turns; results are medians over the rounds, in processor seconds
+of this process and its children, which other programs influence least.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.floors import N_FRAMES, ROUNDS, Videos
-from benchmarks.timing import medians_by_turns
+from benchmarks.timing import medians_by_turns, processor_seconds
 from cache.pool import Pool
 from cache.store import Store
 from pipeline.text_table import aligned
@@ -28,7 +27,7 @@ FRAME_SIZE = 224
 
 
 class SamplingParts:
-    """The parts of sampling some videos, each alone."""
+    """The parts of sampling some videos, each separately."""
 
     def __init__(self, folder: Path, videos: Videos) -> None:
         self.folder, self.videos, self.round = folder, videos, 0
@@ -36,7 +35,7 @@ class SamplingParts:
         self.probes = [probe(path) for path in videos.paths]
 
     def probe(self) -> None:
-        """Look at every packet."""
+        """Read every packet of every video."""
         for path in self.videos.paths:
             probe(path)
 
@@ -48,7 +47,7 @@ class SamplingParts:
                 pass
 
     def hand_over(self, n_videos: int) -> None:
-        """Look at, decode and take over the frames of some videos from a process of its own."""
+        """Probe and decode some videos in a decoder process, and receive their frames."""
         with DecoderPool(1, 60.0, FRAME_SIZE) as pool:
             for result in pool.decode(
                 DecodeRequest(path, UniformSampling(N_FRAMES)) for path in self.videos.paths[:n_videos]
@@ -57,7 +56,7 @@ class SamplingParts:
                     pass
 
     def write(self, publishes: bool) -> None:
-        """Write as many frames into a new pool; and sync and digest them."""
+        """Write the same number of frames to a new pool; `publishes`: also sync and digest them."""
         self.round += 1
         pool = Pool(Store(self.folder / f"pool{self.round}"), "frames")
         for number in range(len(self.videos.paths)):
@@ -66,33 +65,28 @@ class SamplingParts:
                 publish()
 
 
-def processor_seconds() -> float:
-    """Return the seconds of the processor of this process and of those that it has started and that have ended."""
-    return sum(os.times()[:4])
-
-
 def main(n_videos: int) -> None:
     """Print a table."""
-    with tempfile.TemporaryDirectory() as place:
-        videos = Videos(Path(place), n_videos)
-        parts = SamplingParts(Path(place), videos)
-        taken = medians_by_turns(
+    with tempfile.TemporaryDirectory() as folder:
+        videos = Videos(Path(folder), n_videos)
+        parts = SamplingParts(Path(folder), videos)
+        seconds = medians_by_turns(
             {
-                "decord alone, the frames that are wanted": videos.sample_raw,
-                "looking at every packet": parts.probe,
+                "decord alone, sampled frames only": videos.sample_raw,
+                "reading every packet": parts.probe,
                 "decord to the end, in this process": parts.decode,
-                "both in a process of its own, frames handed over": partial(parts.hand_over, n_videos),
-                "of that, one video: start and end of the process": partial(parts.hand_over, 1),
+                "both in a decoder process, with transfer": partial(parts.hand_over, n_videos),
+                "the same for one video: start and end of the process": partial(parts.hand_over, 1),
                 "writing the frames": partial(parts.write, False),
                 "writing, syncing and digesting them": partial(parts.write, True),
-                "the whole stage, one decoding process": partial(videos.sample, 1),
+                "the whole stage, one decoder process": partial(videos.sample, 1),
             },
             ROUNDS,
             processor_seconds,
         )
-    floor = next(iter(taken.values()))
-    lines = [["", "ms a video", "of decord alone"]]
-    lines += [[name, f"{1000 * taken[name] / n_videos:.1f}", f"{floor / taken[name]:.2f}"] for name in taken]
+    floor = next(iter(seconds.values()))
+    lines = [["", "ms per video", "of decord alone"]]
+    lines += [[name, f"{1000 * value / n_videos:.1f}", f"{floor / value:.2f}"] for name, value in seconds.items()]
     print(aligned(lines))
 
 

@@ -1,6 +1,6 @@
-"""Seconds of a step of the demo's first training, alone and beside busy processes: `python -m benchmarks.shared_machine`.
+"""Seconds per step of the demo's first training, alone and beside busy processes: `python -m benchmarks.shared_machine`.
 
-On a machine that does nothing else; what is printed last is to be at most 2.5 beside as many busy processes as there are cores.
+Run it on an idle machine; the ratio should be at most 2.5 with as many busy processes as cores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STEPS, ROUNDS, BATCH = 40, 5, 128
 
 
 def seconds_a_step(backbone: ShapesBackbone, n_busy: int) -> float:
-    """Return the seconds of a step beside so many processes that compute without end."""
+    """Return the seconds per step beside `n_busy` processes that compute endlessly."""
     others = [multiprocessing.get_context("spawn").Process(target=_compute, daemon=True) for _ in range(n_busy)]
     for process in others:
         process.start()

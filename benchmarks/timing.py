@@ -1,7 +1,8 @@
-"""Seconds of work on a device, and which share of them the device was computing."""
+"""Seconds of work on a device, and the share in which the device was computing."""
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections import Counter
@@ -14,13 +15,18 @@ import torch
 
 
 def synchronize(device: str) -> None:
-    """Wait until a GPU has done all that was asked of it; a CPU always has."""
+    """Wait until a GPU has finished all its work; no-op for a CPU."""
     if device != "cpu":
         torch.cuda.synchronize()
 
 
+def processor_seconds() -> float:
+    """Return the processor seconds of this process and of its finished children."""
+    return sum(os.times()[:4])
+
+
 def median_seconds(work: Callable[[], Any], device: str, repeats: int = 5) -> float:
-    """Return the median seconds of a call, after one that does not count."""
+    """Return the median seconds of a call, after a warm-up call."""
     work()
     synchronize(device)
     seconds = []
@@ -33,12 +39,12 @@ def median_seconds(work: Callable[[], Any], device: str, repeats: int = 5) -> fl
 
 
 def medians_by_turns(
-    ways: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+    calls: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Return the median seconds of each way; they take turns, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    """Return the median seconds of each call; the calls take turns, after a warm-up round."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
-        for name, work in ways.items():
+        for name, work in calls.items():
             started = clock()
             work()
             if turn:
@@ -48,7 +54,7 @@ def medians_by_turns(
 
 @dataclass
 class Busy:
-    """A GPU's work within a block: the seconds from its first to its last kernel, and of these the ones in some kernel."""
+    """A GPU's work in a block: wall seconds, seconds from the first to the last kernel, in kernels, and in copies."""
 
     seconds: float = 0.0
     span_seconds: float = 0.0
@@ -62,13 +68,13 @@ class Busy:
         return 100.0 * (1.0 - self.busy_seconds / self.span_seconds) if self.span_seconds else 0.0
 
     def longest_kernels(self, n: int = 8) -> dict[str, float]:
-        """Return the seconds of the kernels that took most, by the beginning of their names."""
+        """Return the seconds of the longest kernels, by the first 90 letters of their names."""
         return {name[:90]: round(seconds, 4) for name, seconds in self.kernels.most_common(n)}
 
 
 @contextmanager
 def watched(device: str) -> Iterator[Busy]:
-    """Time a block; on a GPU also by what torch's profiler saw of kernels. On a CPU only `seconds` are known."""
+    """Time a block, on a GPU with kernels by torch's profiler; on a CPU, only `seconds` is set."""
     busy = Busy()
     start = time.perf_counter()
     if device == "cpu":

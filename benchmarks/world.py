@@ -1,7 +1,7 @@
-"""A data set and a BLIP-2 of any size with random values, for measuring: no network, no decoder, no meaning.
+"""A data set and a BLIP-2 of any size with random values, for benchmarks without network and decoder.
 
-The videos are files of a few bytes, and their frames are drawn where `sample_frames` would decode them. All that reads frames
-runs as it always does.
+The videos are files of a few bytes; `draw_frames` writes random frames in place of `sample_frames`. All later stages run
+unchanged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ IN_FLOAT32 = tuple(f"{stage}.precision=float32" for stage in ("extract_features"
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a measurement: a model's sizes as in `config.json`, and how much there is to do."""
+    """The size of a benchmark: the model's sizes as in `config.json`, and the numbers of videos, frames and questions."""
 
     vision: dict[str, Any]
     qformer: dict[str, Any]
@@ -72,24 +72,22 @@ TINY = Size(
     n_frames=8,
     questions_a_video=2,
 )
-MEDIUM = (
-    Size(  # the real model's proportions of arithmetic, 21 GFLOP a frame for the ViT and 14 for T5: minutes on a CPU
-        vision={"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8},
-        qformer={"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},
-        text={"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 9, "num_decoder_layers": 9, "num_heads": 12}
-        | {"vocab_size": 32128},
-        n_query_tokens=32,
-        image_size=224,
-        n_videos=4,
-        n_frames=16,
-        questions_a_video=4,
-    )
+MEDIUM = Size(  # the real model's proportions, 21 GFLOP per frame for the ViT and 14 for T5: minutes on a CPU
+    vision={"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8},
+    qformer={"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},
+    text={"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 9, "num_decoder_layers": 9, "num_heads": 12}
+    | {"vocab_size": 32128},
+    n_query_tokens=32,
+    image_size=224,
+    n_videos=4,
+    n_frames=16,
+    questions_a_video=4,
 )
 SIZES = {"real": REAL, "medium": MEDIUM, "tiny": TINY}
 
 
 def write_checkpoint(folder: Path, size: Size, device: str, dtype: torch.dtype) -> int:
-    """Write a BLIP-2 with random weights as Hugging Face lays it out, and return its size in bytes."""
+    """Write a BLIP-2 with random weights in Hugging Face's layout, and return its size in bytes."""
     folder.mkdir(parents=True)
     write_tokenizer(folder / "tokenizer.json", WORDS)
     vision = {**size.vision, "image_size": size.image_size, "patch_size": 14}
@@ -111,7 +109,7 @@ def write_checkpoint(folder: Path, size: Size, device: str, dtype: torch.dtype) 
         noise = torch.randn(shape, generator=generator, device=device)
         value = initial_value(name, noise)
         if name.endswith("Attention.q.weight"):
-            # T5 scales no products: its weights do, else attention is one-hot, and chaotic.
+            # T5 does not scale attention scores; without this, attention is one-hot.
             value /= size.text["d_kv"] ** 0.5
         tensors[name] = value.to(dtype).cpu()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -119,7 +117,7 @@ def write_checkpoint(folder: Path, size: Size, device: str, dtype: torch.dtype) 
 
 
 def write_data(folder: Path, size: Size) -> None:
-    """Write `questions.csv` and `videos/`: files of a few bytes, each with its own."""
+    """Write `questions.csv`, and `videos/` with distinct files of a few bytes."""
     rng = np.random.default_rng(0)
     (folder / "videos").mkdir(parents=True)
     rows = []
@@ -137,14 +135,14 @@ def write_data(folder: Path, size: Size) -> None:
 
 
 def write_questions(folder: Path, videos: Iterable[str], questions: Sequence[str] = ("What is seen?",)) -> None:
-    """Write `questions.csv`: these questions about each of the videos."""
+    """Write `questions.csv` with these questions for each of the videos."""
     rows = [[video, question, "a", "b", "a"] for video in videos for question in questions]
     with (folder / "questions.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([["video", "question", "a0", "a1", "answer"], *rows])
 
 
 def places_of(folder: Path, weights: Path) -> dict[str, str]:
-    """Return where a world lies, by kind."""
+    """Return the paths of the data in a folder and of weights, by kind of place."""
     places = {"annotations": str(folder / "questions.csv"), "videos": str(folder / "videos")}
     return {**places, "weights": f"{WEIGHTS}={weights}"}
 
@@ -157,7 +155,7 @@ def command(
     store: str = "store",
     device: str = "cpu",
 ) -> list[str]:
-    """Return a `sevila` command of the recipe `plain` over a world."""
+    """Return a `sevila` command that runs the recipe `plain` on the data in a folder."""
     places = {**places_of(folder, weights), "store": str(folder / store), "device": device}
     options = [word for option, value in places.items() for word in (f"--{option}", value)]
     changes = [word for setting in settings for word in ("--set", setting)]
@@ -165,7 +163,7 @@ def command(
 
 
 def draw_videos(folder: Path, weights: Path, settings: Iterable[str]) -> Store:
-    """List the questions of a world and draw its frames, so that commands find both made; return the store."""
+    """Build the lists of questions and random frames, so that commands reuse both; return the store."""
     store = Store(folder / "store")
     sources = Sources(store.digests, {kind: [place] for kind, place in places_of(folder, weights).items()})
     run, recipe = RunContext(store, device="cpu", sources=sources), load("plain", STAGES, settings)
@@ -176,7 +174,7 @@ def draw_videos(folder: Path, weights: Path, settings: Iterable[str]) -> Store:
 
 
 def draw_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:
-    """Stand in for `sample_frames`: the same artifact with drawn frames instead of decoded ones."""
+    """Replace `sample_frames`: write the same artifact with random frames instead of decoded ones."""
     pool = out.pool(config=cfg.model_dump(), drawn=True)
     indices = list(range(0, cfg.frames * 8, 8))
 

@@ -1,1 +1,1 @@
-"""Bytes: fingerprints, the store and its pool, Parquet tables, HDF5 arrays; no torch, no word of models."""
+"""Bytes: fingerprints, the store and its pool, Parquet tables, HDF5 arrays; no torch, and no concepts of models."""

@@ -1,4 +1,4 @@
-"""A memory of files outside the store: their SHA-256, and the identities of named sources."""
+"""A cache of facts about files outside the store: their SHA-256, and the identities of named sources."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ log = logging.getLogger("sevila")
 Item = TypeVar("Item")
 
 SAVE_EVERY_SECONDS = 30.0
-LOCK_SECONDS = 10.0  # longer nobody waits only to be remembered
+LOCK_SECONDS = 10.0  # the cache is not worth a longer wait
 
 
 def stamp(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file's content does: size, mtime, ctime, inode; of a folder, a number made of its files'."""
+    """Return numbers that change with a file's content: size, mtime, ctime, inode; of a folder, a digest of its files'."""
     if path.is_dir():
         return _folder_stamp({name: stamp(path / name) for name in _files(path)})
     return _stamp(os.stat(path))
@@ -45,14 +45,14 @@ def _files(folder: Path) -> list[str]:
 
 
 class DigestCache:
-    """SHA-256 of files and folders of files, remembered by (size, mtime, ctime, inode) so that only changed ones are read again.
+    """SHA-256 of files and folders of files, cached by (size, mtime, ctime, inode), so that only changed ones are read again.
 
-    Also remembers the last identity of each named source. One small JSON file with a checksum; losing it costs time, never
-    correctness. What others have saved meanwhile is kept when it is saved.
+    It also keeps the last identity of each named source. The cache is one small JSON file with a checksum; losing it costs
+    time, never correctness. `save` keeps entries that other processes have saved meanwhile.
     """
 
     def __init__(self, path: Path, below: Iterable[Path] = ()) -> None:
-        """`below` are the files of other stores, nearest first: what they remember is used and not written."""
+        """Read the cache; `below` are the cache files of other stores, nearest first, which are used but not written."""
         self._path = path
         self._changed: dict[str, dict[str, Any]] = {"files": {}, "sources": {}}
         self._saved_at = time.monotonic()
@@ -66,10 +66,10 @@ class DigestCache:
         return self.identify(path)[0]
 
     def identify(self, path: Path) -> tuple[str, tuple[int, ...]]:
-        """Return the digest of a file or folder, and the stamp of the very bytes that it is of.
+        """Return the digest of a file or folder, and the stamp of exactly the bytes that were digested.
 
         Raises:
-            MissingSourceError: it does not exist, cannot be read, is a pipe or a device, or was written to meanwhile.
+            MissingSourceError: it does not exist, cannot be read, is a pipe or a device, or changed while it was read.
         """
         try:
             stamped = stamp(path)
@@ -77,13 +77,13 @@ class DigestCache:
             if known is not None and known[0] == list(stamped):
                 return str(known[1]), stamped
             digest, stamped = _identify_folder(path) if path.is_dir() else _identify_file(path)
-        except (OSError, ValueError) as error:  # the latter of a name that no disk can have
+        except (OSError, ValueError) as error:  # ValueError: an impossible file name
             raise MissingSourceError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         self._learn("files", _text(path.absolute()), [list(stamped), digest])
         return digest, stamped
 
     def saving(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield the items, saving now and then what was learned meanwhile, so that a kill costs little; and at the end."""
+        """Yield the items, and save every `SAVE_EVERY_SECONDS`, so that a kill costs little, and at the end."""
         for item in items:
             yield item
             if time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS:
@@ -91,29 +91,29 @@ class DigestCache:
         self.save()
 
     def remember(self, source: str, id: str) -> None:
-        """Keep the identity of a named source."""
+        """Save the identity of a named source."""
         if self._known["sources"].get(source) != id:
             self._learn("sources", source, id)
             self.save()
 
     def remembered(self, source: str) -> str | None:
-        """Return the identity that a named source had last."""
+        """Return the last identity of a named source."""
         return self._known["sources"].get(source)
 
     def remembered_sources(self) -> dict[str, str]:
-        """Return every named source that something was made from, with the identity it had last."""
+        """Return the last identity of every named source that an artifact was made from."""
         return dict(self._known["sources"])
 
     def remembered_below(self, source: str) -> str | None:
-        """Return the same as a store below remembers it."""
+        """Return the last identity of a named source in the stores below."""
         return self._below["sources"].get(source)
 
     def save(self) -> None:
-        """Write what was learned; a store that cannot be written is no reason to fail here, a link in it is (`StoreError`)."""
+        """Write new entries; an `OSError` is ignored, but a link in the store raises `LinkError`."""
         self._saved_at = time.monotonic()
         if not any(self._changed.values()):
             return
-        from filelock import FileLock  # here, as commands that only look need none
+        from filelock import FileLock  # here, as read-only commands need no locks
 
         with suppress(OSError):
             lock = self._path.parent / "locks" / "digests.lock"
@@ -134,29 +134,29 @@ def _merged(first: dict[str, dict[str, Any]], over: dict[str, dict[str, Any]]) -
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """Return what a file holds; what is damaged is warned of and forgotten."""
-    nothing: dict[str, dict[str, Any]] = {"files": {}, "sources": {}}
+    """Return the entries of a cache file; none, with a warning, if it is damaged."""
+    empty: dict[str, dict[str, Any]] = {"files": {}, "sources": {}}
     try:
         content = read_note(path)
-        parts = {part: content.get(part, {}) for part in nothing}  # `pulled.json` has more, see cache/pulled.py
+        parts = {part: content.get(part, {}) for part in empty}  # `pulled.json` has more, see cache/pulled.py
         if all(isinstance(part, dict) for part in parts.values()):
             return parts
-        problem = f"{path}: not what was written there"
+        problem = f"{path}: is no cache of digests"
     except CorruptArtifactError as error:
         problem = str(error)
     except OSError:
-        return nothing
+        return empty
     log.warning("%s; files outside the store will be read again to identify them", problem)
-    return nothing
+    return empty
 
 
 def _identify_file(path: Path) -> tuple[str, tuple[int, ...]]:
-    """Return digest and stamp of one open file: what its name stands for may be another file by now."""
+    """Return digest and stamp of a file, both from one open descriptor, as its name may come to refer to another file."""
     with open_file(path) as stream:
         before = _stamp(os.fstat(stream.fileno()))
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if _stamp(os.fstat(stream.fileno())) != before:
-            raise MissingSourceError(f"{path} was written to while it was read; run again when it is complete")
+            raise MissingSourceError(f"{path} changed while it was read; run again when it is complete")
     return digest, before
 
 
@@ -177,5 +177,5 @@ def _identify_folder(folder: Path) -> tuple[str, tuple[int, ...]]:
 
 
 def _text(path: str | Path) -> str:
-    """Return a path as text that UTF-8 can hold: disks of old hold names in other encodings."""
+    """Return a path as text that UTF-8 can encode: old disks hold names in other encodings."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,8 +1,8 @@
-"""Dropping what is damaged of a store, and only that, so that the next run of its recipe makes just that again.
+"""Dropping the damaged pieces of a store, and only those, so that the next run of the recipe makes just these again.
 
-An artifact with a damaged piece is no longer published: its folder goes back among the unfinished ones, where the next run
-keeps the shards that are whole, as after a kill. One that is not made in shards goes as a whole. A damaged part of the pool goes,
-and the shards that point to it are made again from the parts that are left.
+An artifact with a damaged piece is unpublished: its folder moves back to the unfinished ones, where the next run keeps the
+intact shards, as after a kill. An artifact without shards is removed as a whole. A damaged part of the pool is removed, and
+the shards that point to it are made again from the remaining parts.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from cache.tables import read_columns
 from cache.untrusted import path_inside
 from cache.verify import Verification
 
-# What only a person can repair, and how.
-LEFT: dict[ProblemKind, str] = {
+# Problems that only a user can repair, and how.
+FOR_USER: dict[ProblemKind, str] = {
     "gone": "run its recipe again, which makes it",
     "stale": "run its recipe again, which rebuilds it",
-    "name": "only its run, repeated as `--name {id} --replace`, says what it named; `sevila runs rm {id}` gives it up",
-    "link": "move that here, or delete the link",
+    "name": "repeat its run with `--name {id} --replace` to write the name again, or remove it with `sevila runs rm {id}`",
+    "link": "replace the link with its target, or delete it",
 }
 
 
 @dataclass
 class Drops:
-    """The removals of one verification, done if `remove`, else only listed.
+    """The removals for one verification: executed if `remove`, else only listed.
 
     Attributes:
-        gone: a sentence for each thing that goes.
-        left: one for each problem that stays, with the way out.
+        gone: a sentence for each removal.
+        left: a sentence for each remaining problem, with the way out.
     """
 
     store: Store
@@ -53,7 +53,7 @@ class Drops:
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
-        """Have what an error of the block says stay."""
+        """Add an error of the block to the remaining problems."""
         try:
             yield
         except SevilaError as error:
@@ -62,17 +62,17 @@ class Drops:
             self.left.append(sentence(error))
 
     def of(self, verification: Verification) -> None:
-        """Drop what a verification has found damaged. What is whole is never removed.
+        """Drop the damaged pieces of a verification; intact ones are never removed.
 
-        Each piece is verified once more before it goes, under its lock: somebody may have made it again meanwhile.
+        Each piece is verified again under its lock before its removal, as another process may have rebuilt it meanwhile.
         """
         parts: list[PartId] = []
         ids: list[str] = []
         for problem in verification.problems:
-            if problem.piece in LEFT:
-                self.left.append(f"{problem}; {LEFT[problem.piece].format(id=problem.id)}")
+            if problem.piece in FOR_USER:
+                self.left.append(f"{problem}; {FOR_USER[problem.piece].format(id=problem.id)}")
             elif problem.piece == "memory":
-                self._file(problem.path, "the next run learns again what it remembered")
+                self._file(problem.path, "the next run collects its entries again")
             elif problem.piece == "part":
                 with self._refusals():
                     parts.append(_own_part(self.store, problem))
@@ -88,8 +88,8 @@ class Drops:
             with self._refusals(), self.store.lock(f"pool/{part[0]}/{part[1]}"):
                 self._part(part)
 
-    def _file(self, path: Path, what_then: str) -> None:
-        self.gone.append(f"{path}: goes; {what_then}")
+    def _file(self, path: Path, consequence: str) -> None:
+        self.gone.append(f"{path}: is removed; {consequence}")
         if self.remove:
             _remove(path)
 
@@ -99,31 +99,31 @@ class Drops:
         if again.problems:
             path, note = part_paths(self.store.root, *part)
             if self.remove:
-                _remove(note)  # first: without it, there is no part
-            self._file(path, "its note, too; the next run makes these frames again")
+                _remove(note)  # first: without its note, there is no part
+            self._file(path, "its note as well; the next run makes these frames again")
 
     def _artifact(self, id: str, parts: list[PartId], verification: Verification) -> None:
         again = Verification(self.store, checked_parts=set(verification.checked_parts))
         again.artifacts([id])
-        problems = [problem for problem in again.problems if problem.id == id and problem.piece not in LEFT]
+        problems = [problem for problem in again.problems if problem.id == id and problem.piece not in FOR_USER]
         folder, root = self.store.path(id), self.store.layer(id)
-        points = bool(_points_to(folder, parts))
+        has_dropped_parts = bool(_points_to(folder, parts))
         pieces = {problem.piece for problem in problems}
-        if not (problems or points):
+        if not (problems or has_dropped_parts):
             return
         if root != self.store.root:
-            raise StoreError(f"{problems[0] if problems else id}; {_way_below(root, id)}")
+            raise StoreError(f"{problems[0] if problems else id}; {_read_only_hint(root, id)}")
         refuse_links(folder)
-        if pieces == {"note"} and not points:
+        if pieces == {"note"} and not has_dropped_parts:
             for problem in problems:
-                self._file(problem.path, "nothing needs it while the artifact is whole")
+                self._file(problem.path, "an intact artifact does not need it")
             return
         record = None if "record" in pieces else readable(root, id)
-        shards = None if "tables" in pieces else _whole_shards(folder, record, parts)
+        shards = None if "tables" in pieces else _intact_shards(folder, record, parts)
         if shards is None and record is not None and all(_is_measured(problem, record) for problem in problems):
-            way = f"`sevila stage {record.stage} RECIPE --again` rebuilds it"
+            way_out = f"`sevila stage {record.stage} RECIPE --again` rebuilds it"
             self.left += [
-                f"{problem}; only measured while {id} was made, whose content is whole: {way}" for problem in problems
+                f"{problem}; a measurement of the build of {id}, not content: {way_out}" for problem in problems
             ]
             return
         self.gone.append(f"{id}: {_message(shards)}")
@@ -139,39 +139,46 @@ def _is_measured(problem: Problem, record: Record) -> bool:
 
 
 def _own_part(store: Store, problem: Problem) -> PartId:
+    """Return the part of a problem; raises `StoreError` if it is in a store below."""
     space, key, name = problem.id.split("/")
     root = holder(store, (space, key, name))
     if root != store.root:
-        raise StoreError(f"{problem}; {_way_below(root, problem.id)}")
+        raise StoreError(f"{problem}; {_read_only_hint(root, problem.id)}")
     for path in part_paths(root, space, key, name):
         refuse_link(path, root)
     return space, key, name
 
 
-def _way_below(root: Path, name: str) -> str:
-    return f"{root} is only read here: `sevila cache verify {name} --drop --store {root}` drops it there"
+def _read_only_hint(root: Path, name: str) -> str:
+    return f"{root} is read-only here: `sevila cache verify {name} --drop --store {root}` drops it there"
 
 
 def _message(shards: dict[int, bool] | None) -> str:
     if shards is None:
-        return "goes as a whole, as its plan of shards, if it had one, is not here; the next run of its recipe makes it again"
-    damaged = [str(number + 1) for number, is_whole in shards.items() if not is_whole]
+        return "is removed as a whole, as it has no intact plan of shards; the next run of its recipe makes it again"
+    damaged = [str(number + 1) for number, is_intact in shards.items() if not is_intact]
     if not damaged:
-        return "is no longer published; all its shards stay, and the next run of its recipe publishes it again"
-    what = f"shard{'s' if damaged[1:] else ''} {', '.join(damaged)} of {len(shards)}"
-    return f"{what} goes, the others stay; the next run of its recipe makes {'these' if damaged[1:] else 'this'} again"
+        return "is unpublished; all its shards stay, and the next run of its recipe publishes it again"
+    what = (
+        f"shards {', '.join(damaged)} of {len(shards)} are"
+        if damaged[1:]
+        else f"shard {damaged[0]} of {len(shards)} is"
+    )
+    return (
+        f"{what} removed, all others stay; the next run of its recipe makes {'these' if damaged[1:] else 'this'} again"
+    )
 
 
-def _whole_shards(folder: Path, record: Record | None, parts: list[PartId]) -> dict[int, bool] | None:
-    """Return which shards of an artifact can stay; None where that is not known: it is not made in shards, or has no plan."""
+def _intact_shards(folder: Path, record: Record | None, parts: list[PartId]) -> dict[int, bool] | None:
+    """Return whether each shard of an artifact is intact; None if the artifact has no shards, or no intact plan of them."""
     try:
         plan = read_note(folder / PLAN)
     except (CorruptArtifactError, OSError):
         return None
-    return {number: _is_whole(folder, number, record, parts) for number in range(len(plan["shards"]))}
+    return {number: _is_intact(folder, number, record, parts) for number in range(len(plan["shards"]))}
 
 
-def _is_whole(folder: Path, number: int, record: Record | None, parts: list[PartId]) -> bool:
+def _is_intact(folder: Path, number: int, record: Record | None, parts: list[PartId]) -> bool:
     try:
         note = read_note(_note(folder, number))
         files = note["files"]
@@ -183,20 +190,20 @@ def _is_whole(folder: Path, number: int, record: Record | None, parts: list[Part
         return False
 
 
-def pointing(store: Store, place: str, parts: list[PartId]) -> list[str]:
-    """Return the artifacts of one's own, published or `partial`, that point to any of these parts."""
+def pointing(store: Store, folder_name: str, parts: list[PartId]) -> list[str]:
+    """Return the ids of artifacts in a folder of the store's own root, such as `partial`, that point to any of the parts."""
     stages = {stage_of(space) for space, _, _ in parts}
-    folders = folders_in(store.root / place) if parts else {}
+    folders = folders_in(store.root / folder_name) if parts else {}
     return [id for id, folder in folders.items() if stage_of(id) in stages and _points_to(Path(folder), parts)]
 
 
 def _points_to(folder: Path, parts: list[PartId]) -> set[int]:
-    """Return the shards of an artifact's folder that point to any of these parts of the pool."""
+    """Return the shards in an artifact's folder that point to any of these parts of the pool."""
     keys_and_parts, shards = {part[1:] for part in parts}, set()
     for table in sorted((folder / "parts").glob("*.parquet")) if parts else ():
         with suppress(SevilaError, OSError):  # a damaged table is a problem of its own
             note, columns = _note(folder, int(table.stem)), read_columns([table], PARTS, ("key", "part"))
-            space = read_note(note).get("pool") if note.exists() else None  # of the same stage, in any case
+            space = read_note(note).get("pool") if note.exists() else None  # the stage is the same in any case
             rows = zip(columns["key"], columns["part"], strict=True)
             if any(row in keys_and_parts and (not space or (space, *row) in parts) for row in rows):
                 shards.add(int(table.stem))
@@ -208,19 +215,19 @@ def _note(folder: Path, number: int) -> Path:
 
 
 def _forget_shards(folder: Path, parts: list[PartId]) -> None:
-    """Have an unfinished artifact make again the shards that point to these parts."""
+    """Remove the notes of an unfinished artifact's shards that point to these parts, so that these are made again."""
     for number in _points_to(folder, parts):
         _note(folder, number).unlink(missing_ok=True)
 
 
 def _unpublish(store: Store, id: str, shards: dict[int, bool] | None, damaged: set[Path]) -> None:
-    """Turn an artifact into an unfinished one; what stays of a shard that goes says which parts of the pool it will want."""
+    """Turn an artifact into an unfinished one; a removed shard keeps its table of the parts of the pool that it will need."""
     folder, partial = store.path(id), store.partial(id)
     with suppress(FileNotFoundError):
         os.replace(folder / RECORD, folder / DROPPED)  # first: without its record, it is no artifact
     if shards is None:
         damaged = {entry for entry in folder.iterdir() if entry.name != DROPPED}
-    for path in [*damaged, *(_note(folder, number) for number, is_whole in (shards or {}).items() if not is_whole)]:
+    for path in [*damaged, *(_note(folder, number) for number, is_intact in (shards or {}).items() if not is_intact)]:
         _remove(path)
     remove_whole(partial)
     partial.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Errors a user can fix. Each message says what was found, what was wanted and how to fix it."""
+"""Errors a user can fix. Each message names the thing, what was found, what was expected, and the way out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 from collections.abc import Iterable
 from pathlib import Path
 
-# What a machine does to a run, as opposed to a file that somebody forgot or a mistake of ours.
+# Errors of the machine, as opposed to missing files or bugs.
 OF_THE_MACHINE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -36,11 +36,11 @@ class SevilaError(ValueError):
 
 
 class MachineError(SevilaError):
-    """A machine ended the work (its memory or disk is full, somebody killed it): the same may well succeed later or elsewhere."""
+    """The machine stopped the work (memory or disk full, process killed): a retry, later or elsewhere, may succeed."""
 
 
 class InputChangedError(MachineError):
-    """An input was rebuilt while something was made from it, which is therefore not kept: the same will succeed later."""
+    """An input was rebuilt while an artifact was made from it, which is discarded: a retry will succeed."""
 
 
 class FingerprintError(SevilaError):
@@ -56,15 +56,15 @@ class CorruptArtifactError(SevilaError):
 
 
 class StoreError(SevilaError):
-    """The store cannot do what was asked: an unknown id, an ambiguous prefix, a foreign directory."""
+    """A request that the store cannot fulfil: an unknown id, an ambiguous prefix, a foreign directory."""
 
 
 class LinkError(StoreError):
-    """A link stands where a store, or a place that stores are shared through, has a file or folder of its own."""
+    """A symbolic link in place of a file or folder of a store or remote."""
 
 
 class MissingSourceError(SevilaError):
-    """A named data set or weight folder is not on this machine, or is not what its name promises."""
+    """A named data set or weight folder is not on this machine, or has the wrong content."""
 
 
 class RecipeError(SevilaError):
@@ -76,19 +76,19 @@ class CheckpointError(SevilaError):
 
 
 class DecodeError(SevilaError):
-    """A video cannot be decoded because of its bytes; the message is the reason its row carries."""
+    """A video cannot be decoded because of its bytes; the message becomes the reason in its row."""
 
 
 class HalfwayError(DecodeError):
-    """decord failed after it had given frames: they are dropped, and PyAV is to read the video from its beginning."""
+    """decord failed after it had returned frames: they are dropped, and PyAV reads the video from its beginning."""
 
 
 class DecoderDeathError(DecodeError):
-    """A decoder hung or crashed at a video: because of its bytes if that repeats in fresh processes."""
+    """A decoder hung or crashed on a video; repeated in fresh processes, the cause is the video's bytes."""
 
 
 class ReadingError(MachineError):
-    """A video could not be read for a reason that is not in its bytes: it is gone or changed, its disk or decoder fails."""
+    """A video cannot be read for a reason outside its bytes: it is gone or changed, or its disk or decoder fails."""
 
 
 class ComparisonError(SevilaError):
@@ -96,26 +96,26 @@ class ComparisonError(SevilaError):
 
 
 def repair_hint(path: Path | str) -> str:
-    """Return the way out of damage to a file of a store, by where it lies; ends the sentence that says what is wrong."""
-    where = Path(path).with_suffix("").parts[-7:]
-    if "artifacts" in where[:-1]:  # <root>/artifacts/<id>/...
-        name = where[where.index("artifacts") + 1]
-    elif "pool" in where[:-4]:  # <root>/pool/<space>/<key[:2]>/<key>/<part>.h5
-        space, _, key, part = where[where.index("pool") + 1 :]
+    """Return how to repair a damaged file of a store, by its path; ends the sentence that describes the damage."""
+    parts = Path(path).with_suffix("").parts[-7:]
+    if "artifacts" in parts[:-1]:  # <root>/artifacts/<id>/...
+        name = parts[parts.index("artifacts") + 1]
+    elif "pool" in parts[:-4]:  # <root>/pool/<space>/<key[:2]>/<key>/<part>.h5
+        space, _, key, part = parts[parts.index("pool") + 1 :]
         name = f"{space}/{key}/{part}"
     else:
         return "delete it, then run the same command again"
-    return f"`sevila cache verify {name} --drop` removes just what is damaged, and the next run of its recipe makes it again"
+    return f"`sevila cache verify {name} --drop` removes only the damage, and the next run of its recipe makes it again"
 
 
 def sentence(error: OSError) -> str:
-    """Return what the machine refused, in one sentence for the user, and what to do then."""
+    """Return an error of the machine as one sentence for the user, with the way out."""
     what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-    return f"{what}; when the cause is gone, run the same command again: what is finished stays"
+    return f"{what}; remove the cause and run the same command again: finished work is kept"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " (did you mean ...?)" with the known word that is, or begins, most like this one; or "" where none does."""
+    """Return " (did you mean ...?)" with the known word that is most similar, whole or at its beginning; "" if none is."""
 
     def likeness(other: str) -> float:
         whole, beginning = (

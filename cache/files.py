@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a run after a kill, sees all of a file or none of it."""
+"""Atomic writes: a reader, or a run after a kill, sees a complete file or none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from cache.errors import LinkError, SevilaError
 
 PROBE_BYTES = 1 << 16
-# What file systems say that cannot sync a folder (CIFS, FUSE, NFS of some makes); a file that cannot be synced is an error.
+# Errors of file systems that cannot sync a folder (CIFS, FUSE, some NFS); for a file, they are errors.
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 KINDS_OF_FILES = {
     stat.S_IFDIR: "a folder",
@@ -29,7 +29,7 @@ NOT_A_FILE = errno.EINVAL
 
 
 def kind_of(path: Path) -> str:
-    """Return what stands where a file should: "a folder", "a pipe", ...; "" for a file, and where nothing can be seen."""
+    """Return what is at a path instead of a file: "a folder", "a pipe", ...; "" for a file or an unreadable path."""
     try:
         return KINDS_OF_FILES.get(stat.S_IFMT(os.stat(path).st_mode), "")
     except (OSError, ValueError):
@@ -37,12 +37,12 @@ def kind_of(path: Path) -> str:
 
 
 def open_file(path: Path) -> BufferedReader:
-    """Open a regular file for reading; nobody waits for a pipe or a device.
+    """Open a regular file for reading, without blocking on a pipe or a device.
 
     Raises:
-        OSError: it cannot be opened, or is no file (`NOT_A_FILE`).
+        OSError: it cannot be opened, or is not a regular file (`NOT_A_FILE`).
     """
-    _refuse_others(path, os.stat(path))  # before: opening a device may set it off
+    _refuse_others(path, os.stat(path))  # first, as opening a device may have side effects
     stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115 - the caller closes it
     try:
         _refuse_others(path, os.fstat(stream.fileno()))
@@ -53,14 +53,14 @@ def open_file(path: Path) -> BufferedReader:
 
 
 def read_whole(path: Path | str, limit_bytes: int) -> bytes:
-    """Return all bytes of a small regular file that is no link; raises like `open_file`, and for one larger than the limit."""
+    """Return all bytes of a small regular file; raises like `open_file`, and for a link or a file beyond the limit."""
     _refuse_others(path, os.lstat(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         status = os.fstat(descriptor)
         _refuse_others(path, status)
         if status.st_size > limit_bytes:
-            raise OSError(errno.EFBIG, f"{status.st_size} bytes, wanted at most {limit_bytes}", str(path))
+            raise OSError(errno.EFBIG, f"{status.st_size} bytes, expected at most {limit_bytes}", str(path))
         content = os.read(descriptor, status.st_size)
         while len(content) < status.st_size and (more := os.read(descriptor, status.st_size - len(content))):
             content += more
@@ -72,15 +72,12 @@ def read_whole(path: Path | str, limit_bytes: int) -> bytes:
 def _refuse_others(path: Path | str, status: os.stat_result) -> None:
     kind = KINDS_OF_FILES.get(stat.S_IFMT(status.st_mode))
     if kind is not None:
-        raise OSError(NOT_A_FILE, f"it is {kind}, a file was wanted", str(path))
+        raise OSError(NOT_A_FILE, f"is {kind}, expected a file", str(path))
 
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """Yield `path` with `.part` appended to write to; on success it is synced to disk and renamed to `path`.
-
-    On an error the part is removed and `path` is untouched.
-    """
+    """Yield a `.part` file beside `path` to write to; on success it is synced and renamed to `path`, on an error removed."""
     with written(path) as part:
         yield part
     publish(part, path)
@@ -88,10 +85,7 @@ def published(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """The first half of `published`: on success `publish` is to follow.
-
-    The part's name holds the process id, so that two writers never share one.
-    """
+    """Do the first half of `published`: on success, `publish` must follow. The part's name holds the process id."""
     with being_written(path.with_name(f"{path.name}.{os.getpid()}.part")) as part:
         yield part
 
@@ -109,12 +103,12 @@ def being_written(part: Path) -> Iterator[Path]:
 
 
 def is_own_part(part: Path) -> bool:
-    """Whether a part has the name of one that this process writes."""
+    """Return whether a part was named by this process."""
     return part.name.endswith(f".{os.getpid()}.part")
 
 
 def publish(part: Path, path: Path) -> None:
-    """Sync what was written to disk and give it its name; on an error it is removed."""
+    """Sync a part to disk and rename it to `path`; on an error it is removed."""
     try:
         sync(part)
         os.replace(part, path)
@@ -125,16 +119,16 @@ def publish(part: Path, path: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Give errors of the disk their name and kind: libraries report a full one in their own ways, or not at all.
+    """Convert disk errors to `OSError` with a file name, as libraries report a full disk in their own ways, or not at all.
 
     Raises:
-        OSError: whatever the block raises while nothing can be written beside `path`.
+        OSError: instead of any error of the block if a probe file beside `path` cannot be written.
     """
     try:
         yield
     except OSError as error:
         if error.filename is None and error.errno is not None:
-            with suppress(AttributeError):  # of FFmpeg's own errors it cannot be set
+            with suppress(AttributeError):  # FFmpeg's error classes do not allow it
                 error.filename = str(path)
         raise
     except SevilaError:
@@ -158,19 +152,19 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def create(path: Path) -> None:
-    """Make an empty file of ours to write to: what lay there, perhaps a link to elsewhere, is removed and never written to."""
+    """Create an empty file to write to; an existing file or link is removed, and its target never written to."""
     path.unlink(missing_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o666))
 
 
 def links_below(folder: Path) -> Iterator[Path]:
-    """Yield the links in a folder, at any depth; none is followed. Nothing where there is no folder."""
-    for place, folders, files in os.walk(folder):
-        yield from (path for name in (*folders, *files) if (path := Path(place, name)).is_symlink())
+    """Yield the links in a folder, at any depth, without following them; none if the folder does not exist."""
+    for parent, folders, files in os.walk(folder):
+        yield from (path for name in (*folders, *files) if (path := Path(parent, name)).is_symlink())
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise `LinkError` if a folder of a store is a link, or any file or folder in it: it may lead anywhere."""
+    """Raise `LinkError` if a folder of a store, or any file or folder in it, is a link."""
     refuse_link(folder)
     for path in links_below(folder):
         refuse_link(path)
@@ -178,20 +172,17 @@ def refuse_links(folder: Path) -> None:
 
 def refuse_link(path: Path, root: Path | None = None) -> None:
     """Raise `LinkError` if a path of a store, or a folder on the way to it from the store's root, is a link."""
-    ways = [path] if root is None else [path, *list(path.parents)[: len(path.relative_to(root).parts) - 1]]
-    for way in ways:
-        if way.is_symlink():
+    paths = [path] if root is None else [path, *list(path.parents)[: len(path.relative_to(root).parts) - 1]]
+    for path in paths:
+        if path.is_symlink():
             raise LinkError(
-                f"{way}: is a link to {os.readlink(way)}, which may lie anywhere; wanted the thing itself: move it here, or "
-                "delete the link. Only the root of a store may be one"
+                f"{path}: is a link to {os.readlink(path)}; expected a file or folder: replace the link with its target, or "
+                "delete it. Only the root of a store may be a link"
             )
 
 
 def remove_whole(path: Path) -> None:
-    """Remove a folder with all in it, or a file or pipe in its place, for which `rmtree` would wait; a link stays.
-
-    What cannot be removed stays as well.
-    """
+    """Remove a folder tree, or a file or pipe in its place, on which `rmtree` would block; links and failures are left."""
     with suppress(OSError):
         if path.is_symlink():
             return
@@ -202,7 +193,7 @@ def remove_whole(path: Path) -> None:
 
 
 def write_for_user(path: Path, content: bytes) -> None:
-    """Write a file that somebody asked for: a link's target, if it is one; a pipe or device is written to, never replaced."""
+    """Write an output file that a user named: a link's target is written, and a pipe or device is written to, not replaced."""
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
@@ -212,13 +203,13 @@ def write_for_user(path: Path, content: bytes) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file in one piece."""
+    """Write a small file atomically."""
     with published(path) as part:
         part.write_bytes(content)
 
 
 def sync(path: Path) -> bool:
-    """Flush a file or folder to the disk; return whether that was done, which not every file system can for a folder."""
+    """Flush a file or folder to disk; return whether the file system supports it, which some do not for folders."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

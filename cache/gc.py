@@ -1,8 +1,8 @@
-"""Housekeeping of a store: marks what named runs keep, and everything that was made from, and sweeps the rest.
+"""Housekeeping of a store: mark the artifacts of named runs and everything upstream of them, and sweep the rest.
 
-Kept are the artifacts of named runs, those asked for, and those that were made, or that a run without a name has used, in the
-last days: that run may be resumed. With each, everything upstream of it. What remains decides which parts of the pool are kept.
-Stores that read this one as a store below theirs are not known here: what they need must have a name.
+Kept are the artifacts of named runs, those requested, and recent ones: made, or used by an unnamed run that may be resumed, in
+the last days; and everything upstream of each. The parts of the pool that remaining artifacts point to are kept.
+Stores that are layered above this one are not known here: the artifacts that they need must be in named runs.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from cache.store import Store, remove_records
 from cache.tables import read_columns
 from cache.upstream import inputs_first
 
-OLDER_THAN_DAYS = 7.0  # as the command has it
+OLDER_THAN_DAYS = 7.0  # default of `sevila cache gc`
 DAY_SECONDS = 86400.0
-REMOVERS = 8  # threads: a file system answers several at once
+REMOVERS = 8  # threads, as file systems serve several requests in parallel
 
 Kind = Literal["artifact", "unfinished", "set aside", "pool part", "left-over", "lock"]
 WHOLE_FOLDERS: tuple[Kind, ...] = ("artifact", "unfinished", "set aside")  # the others are files
@@ -41,24 +41,24 @@ WHOLE_FOLDERS: tuple[Kind, ...] = ("artifact", "unfinished", "set aside")  # the
 
 @dataclass(frozen=True)
 class Item:
-    """Something that nobody keeps.
+    """Something to remove.
 
     Attributes:
-        stage: the stage or pool space it belongs to, empty where it has none.
-        depth: of an artifact, how many others lie between it and the sources of what it was made from.
+        stage: the stage or pool space it belongs to; empty if none.
+        depth: of an artifact, the length of the longest chain of artifacts upstream of it.
     """
 
     kind: Kind
     name: str
     stage: str
     size_bytes: int
-    paths: tuple[str, ...]  # in the order in which they go
+    paths: tuple[str, ...]  # in the order of removal
     depth: int = 0
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The items that a sweep removes, and the reason why each artifact here stays. `named`: any run has a name."""
+    """The items that a sweep removes, and the reason for each kept artifact; `named`: whether any run has a name."""
 
     kept: dict[str, str]
     goes: list[Item]
@@ -66,7 +66,7 @@ class Survey:
 
     @property
     def size_bytes(self) -> int:
-        """What the sweep would free."""
+        """The bytes that the sweep frees."""
         return sum(item.size_bytes for item in self.goes)
 
     def as_dict(self) -> dict[str, Any]:
@@ -76,16 +76,16 @@ class Survey:
 
 
 def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDER_THAN_DAYS) -> Survey:
-    """Return what housekeeping would remove from the store's own root, and what it keeps; removes nothing.
+    """Return what a sweep of the store's own root would remove and keep, without removing anything.
 
     Args:
-        keep: artifacts to keep, each an id or an unambiguous beginning of one.
-        older_than_days: what is younger stays.
+        keep: artifacts to keep, each an id or an unambiguous prefix of one.
+        older_than_days: minimum age of removed items.
 
     Raises:
-        StoreError: an artifact to keep is not there, or only its folder without a record.
-        CorruptArtifactError: a name, or the record of an artifact that is kept or its table of parts, cannot be read, so that
-            it is not known what else is to be kept.
+        StoreError: an artifact to keep does not exist, or only its folder without a record.
+        CorruptArtifactError: a name, or the record or parts table of a kept artifact, cannot be read, so that its dependencies
+            are unknown.
     """
     with store.one_look():
         return _survey(store, keep, older_than_days)
@@ -96,11 +96,11 @@ def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey
     folders = folders_in(store.root / "artifacts")
     records = {id: record for id in folders if (record := readable(store.root, id)) is not None}
     reasons: dict[str, str] = {}
-    wanted_ids = [find(store, prefix) for prefix in keep]
+    requested_ids = [find(store, prefix) for prefix in keep]
     named = names(store.root)
     for name in named:
         reasons |= {pin.id: f"run {name}" for pin in named_run(store, name).artifacts if pin.id not in reasons}
-    reasons |= {id: "--keep" for id in wanted_ids if id not in reasons}
+    reasons |= {id: "--keep" for id in requested_ids if id not in reasons}
     old_runs = []
     for path in run_files(store.root, RECENT):
         if path.stat().st_mtime >= before:
@@ -117,7 +117,7 @@ def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey
     kept |= {id: days for id in young if id not in kept}
     goes = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
     gone = {path for item in goes for path in item.paths}
-    remaining = [records.get(id) or store.record(id) for id in kept if store.exists(id)]  # those of stores below, too
+    remaining = [records.get(id) or store.record(id) for id in kept if store.exists(id)]  # includes stores below
     goes += _parts(store, remaining, gone, before)
     goes += [*old_runs, *_left_overs(store.root, gone, before)]
     return Survey({id: why for id, why in kept.items() if id in folders}, goes, bool(named))
@@ -126,24 +126,24 @@ def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey
 def sweep(
     store: Store, keep: Iterable[str] = (), older_than_days: float = OLDER_THAN_DAYS, unnamed: bool = False
 ) -> Survey:
-    """Remove what `survey` finds, while nobody else uses the store, and return it. Killed on the way, it leaves a store.
+    """Remove what `survey` lists, with exclusive use of the store, and return it. A kill leaves the store consistent.
 
     Raises:
-        StoreError: somebody uses the store; or no run has a name, and not `unnamed`.
+        StoreError: the store is in use; or no run has a name, and not `unnamed`.
     """
     with store.alone():
         surveyed = survey(store, keep, older_than_days)
         if not (surveyed.named or unnamed):
             raise StoreError(
-                f"no run in {store.root} has a name, so that all that is old would go: name the runs to keep (`sevila run "
-                "RECIPE --name NAME` on what is there rebuilds nothing), or say --unnamed"
+                f"no run in {store.root} has a name, so everything old would be removed: name the runs to keep (`sevila run "
+                "RECIPE --name NAME` reuses existing artifacts), or give --unnamed"
             )
         with ThreadPoolExecutor(REMOVERS) as threads:
-            # First, and before those of what it was made from: without its record, the rest is no artifact.
-            whole = [item for item in surveyed.goes if item.kind in WHOLE_FOLDERS]
-            for depth in sorted({item.depth for item in whole}, reverse=True):
-                of_depth = [Path(item.paths[0]) for item in whole if item.depth == depth]
-                deque(threads.map(remove_records, of_depth), 0)
+            # Records go first, dependents before their inputs: a folder without a record is no artifact.
+            folders = [item for item in surveyed.goes if item.kind in WHOLE_FOLDERS]
+            for depth in sorted({item.depth for item in folders}, reverse=True):
+                paths = [Path(item.paths[0]) for item in folders if item.depth == depth]
+                deque(threads.map(remove_records, paths), 0)
             deque(threads.map(_remove, surveyed.goes), 0)
         _drop_empty(store.root)
     return surveyed
@@ -163,7 +163,7 @@ def _remove(item: Item) -> None:
 
 
 def _artifacts(folders: dict[str, str], records: dict[str, Record], kept: dict[str, str]) -> list[Item]:
-    """Return the artifacts that go, what was made last first."""
+    """Return the artifacts to remove, the latest first."""
     depths: dict[str, int] = {}
     goes = [id for id in folders if id not in kept]
     goes.sort(key=lambda id: records[id].finished if id in records else "", reverse=True)
@@ -175,8 +175,8 @@ def _depth(id: str, records: dict[str, Record], known: dict[str, int]) -> int:
     def inputs_of(id: str) -> list[str]:
         return [input for input in records[id].inputs.values() if input in records] if id in records else []
 
-    for each in inputs_first(id, inputs_of, known, 0):
-        known[each] = 1 + max((known[input] for input in inputs_of(each)), default=0)
+    for upstream in inputs_first(id, inputs_of, known, 0):
+        known[upstream] = 1 + max((known[input] for input in inputs_of(upstream)), default=0)
     return known[id]
 
 
@@ -189,40 +189,40 @@ def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[I
 
 
 def _parts(store: Store, remaining: Iterable[Record], gone: set[str], before: float) -> Iterator[Item]:
-    """Yield the parts of the pool that neither a remaining artifact nor one that is being made points into, and left-overs."""
+    """Yield the parts of the pool that no remaining or unfinished artifact points to, and partly written files."""
     used = {part for record in remaining for part in needed_parts(store, record)}
-    begun = {part for folder in ("partial", "aside") for part in _begun_with(store.root / folder, gone)}
-    for held in every_key(store.root):
-        for part, files in held.parts().items():
-            if (held.space, held.key, part) not in used and (held.key, part) not in begun:
-                paths = tuple(f"{held.folder}/{name}" for name in files)
+    begun = {part for folder in ("partial", "aside") for part in _parts_of_unfinished(store.root / folder, gone)}
+    for entry in every_key(store.root):
+        for part, files in entry.parts().items():
+            if (entry.space, entry.key, part) not in used and (entry.key, part) not in begun:
+                paths = tuple(f"{entry.folder}/{name}" for name in files)
                 stats = [os.lstat(path) for path in paths]
                 if all(status.st_mtime < before for status in stats):
                     size_bytes = sum(status.st_size for status in stats)
-                    yield Item("pool part", f"{held.key}/{part}", held.space, size_bytes, paths)
-        for name in held.names:
+                    yield Item("pool part", f"{entry.key}/{part}", entry.space, size_bytes, paths)
+        for name in entry.names:
             if name.endswith(".part"):
-                yield from _left_over(store.root, f"{held.folder}/{name}", before)
+                yield from _left_over(store.root, f"{entry.folder}/{name}", before)
 
 
-def _begun_with(folder: Path, gone: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield (key, part) of all that the unfinished artifacts in a folder point into, of whatever space."""
+def _parts_of_unfinished(folder: Path, gone: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield (key, part) of all parts, in any space, that the unfinished artifacts in a folder point to."""
     for file in folder.glob("*/parts/*.parquet"):
         if str(file.parents[1]) not in gone:
-            with suppress(CorruptArtifactError, SchemaError):  # such a shard is made again
+            with suppress(CorruptArtifactError, SchemaError):  # this shard is made again
                 columns = read_columns([file], PARTS, ("key", "part"))
                 yield from zip(columns["key"], columns["part"], strict=True)
 
 
 def _left_overs(root: Path, gone: set[str], before: float) -> Iterator[Item]:
-    """Yield what killed processes have left half written, and lock files; nobody uses the store while these go."""
-    own = [path for name in sorted(OWN_NAMES - {"pool"}) for path in files_below(f"{root}/{name}", ".part", gone)]
-    for path in [*own, *map(str, root.glob("digests.json.*.part"))]:  # beside a store may lie what is not ours
+    """Yield files that killed processes have partly written, and lock files, which are not in use during a sweep."""
+    parts = [path for name in sorted(OWN_NAMES - {"pool"}) for path in files_below(f"{root}/{name}", ".part", gone)]
+    for path in [*parts, *map(str, root.glob("digests.json.*.part"))]:  # other files in the root may be the user's
         yield from _left_over(root, path, before)
     for path in files_below(f"{root}/locks", ".lock", gone):
         folder = os.path.dirname(path)
-        is_ours = folder == str(root / "locks")  # of the store as a whole
-        if not is_ours and os.path.basename(folder) != NAMES and os.lstat(path).st_mtime < before:
+        is_of_store = folder == str(root / "locks")
+        if not is_of_store and os.path.basename(folder) != NAMES and os.lstat(path).st_mtime < before:
             yield Item("lock", os.path.relpath(path, root), "", 0, (path,))
 
 
@@ -233,11 +233,11 @@ def _left_over(root: Path, path: str, before: float) -> Iterator[Item]:
 
 
 def _drop_empty(root: Path) -> None:
-    for folder in ("pool", "locks"):
-        for place, _, files in os.walk(root / folder, topdown=False):
-            if not files and place != str(root / folder):
+    for name in ("pool", "locks"):
+        for folder, _, files in os.walk(root / name, topdown=False):
+            if not files and folder != str(root / name):
                 with suppress(OSError):  # not empty
-                    os.rmdir(place)
+                    os.rmdir(folder)
 
 
 def _finished(record: Record) -> float:

@@ -1,4 +1,4 @@
-"""HDF5 files of anybody: opened without following links, and only arrays that are plain bytes of their own file are read."""
+"""Reading untrusted HDF5 files: no link is followed, and only arrays stored as plain bytes in the file itself are read."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 else:
     h5py = Lazy("h5py")
 
-MOST_TEXT_BYTES = 1000
+MAX_TEXT_BYTES = 1000
 
 
 def open_arrays(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading; raises `CorruptArtifactError` if it is none, or a link."""
+    """Open an HDF5 file for reading; raises `CorruptArtifactError` if it is no HDF5 file, or a link."""
     if path.is_symlink():
         raise CorruptArtifactError(f"{path}: is a link, which may lead anywhere; it is not read; {repair_hint(path)}")
     try:
-        open_file(path).close()  # h5py would wait for a pipe
-        # It never changes, and may lie on a read-only mount. A frame is a chunk: HDF5's cache of them would keep 1 MB a file.
+        open_file(path).close()  # h5py would block on a pipe
+        # No locking: the file never changes, and may be on a read-only mount. No chunk cache: it would keep 1 MB per file.
         return h5py.File(path, "r", locking=False, rdcc_nbytes=0)
     except OSError as error:
         raise CorruptArtifactError(f"{path}: not readable as HDF5: {error}; {repair_hint(path)}") from error
 
 
 def array(file: h5py.File, name: str, dtypes: Collection[str]) -> h5py.Dataset:
-    """Return an array of a file, all of whose bytes lie in that file as they are, uncompressed.
+    """Return an array that is stored uncompressed in the file itself.
 
     Raises:
-        CorruptArtifactError: there is none of that name, it is reached by a link or lies in other files, holds anything but
-            numbers of these types, is filtered, or claims more bytes than the file has.
+        CorruptArtifactError: no array has this name, it is reached by a link or stored in other files, has none of these
+            dtypes, is filtered, or claims more bytes than the file has.
     """
     path = Path(file.filename)
     try:
@@ -45,18 +45,20 @@ def array(file: h5py.File, name: str, dtypes: Collection[str]) -> h5py.Dataset:
     except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise CorruptArtifactError(f"{path}: {name} cannot be read: {error}; {repair_hint(path)}") from error
     if problem:
-        raise CorruptArtifactError(f"{path}: {name} {problem}; wanted plain numbers of this file; {repair_hint(path)}")
+        raise CorruptArtifactError(
+            f"{path}: {name} {problem}; expected plain numbers in this file; {repair_hint(path)}"
+        )
     return dataset
 
 
 def short_text(file: h5py.File, name: str) -> str:
-    """Return an attribute of a file that is a short text; raises `CorruptArtifactError` if there is none or it is none."""
+    """Return an ASCII text attribute of up to `MAX_TEXT_BYTES`; raises `CorruptArtifactError` if it is missing or not such."""
     path = Path(file.filename)
     try:
         attribute = h5py.h5a.open(file.id, name.encode())
-        if attribute.shape == () and attribute.dtype.kind == "S" and attribute.get_storage_size() <= MOST_TEXT_BYTES:
+        if attribute.shape == () and attribute.dtype.kind == "S" and attribute.get_storage_size() <= MAX_TEXT_BYTES:
             return bytes(file.attrs[name]).decode("ascii")
-        problem = f"holds {attribute.dtype} of shape {attribute.shape}, wanted a short text"
+        problem = f"holds {attribute.dtype} of shape {attribute.shape}, expected a short text"
     except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
         problem = f"cannot be read: {error}"
     raise CorruptArtifactError(f"{path}: attribute {name} {problem}; {repair_hint(path)}")
@@ -78,7 +80,7 @@ def _array(file: h5py.File, name: str, dtypes: Collection[str]) -> tuple[str, h5
         return f"holds {node.dtype}", None
     if properties.get_nfilters():
         return "is filtered", None
-    held = min(node.id.get_storage_size(), Path(file.filename).stat().st_size)
-    if node.nbytes > held:  # an empty part of an array would be filled with zeros
-        return f"of shape {node.shape} needs {node.nbytes} bytes, the file has {held} of it", None
+    stored_bytes = min(node.id.get_storage_size(), Path(file.filename).stat().st_size)
+    if node.nbytes > stored_bytes:  # HDF5 would fill missing chunks with zeros
+        return f"of shape {node.shape} needs {node.nbytes} bytes, but the file holds {stored_bytes} of them", None
     return "", node

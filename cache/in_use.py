@@ -1,4 +1,4 @@
-"""Locks on a store as a whole: any number of runs, or housekeeping alone. The operating system frees a dead process's lock."""
+"""Locks on a whole store: any number of runs, or one housekeeping process. The system frees the lock of a dead process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OWN_NAMES = {
 
 @contextmanager
 def in_use(root: Path) -> Iterator[None]:
-    """Keep `alone` out while the block makes or reads artifacts; raises `StoreError` if the root holds other things."""
+    """Exclude `alone` while the block makes or reads artifacts; raises `StoreError` if the root is no store."""
     _refuse_foreign(root)
     with _lock(root, fcntl.LOCK_SH):
         yield
@@ -40,7 +40,7 @@ def in_use(root: Path) -> Iterator[None]:
 
 @contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """Run a block while nobody uses the store; raises `StoreError` if somebody does, or the root holds other things."""
+    """Run a block with exclusive use of the store; raises `StoreError` if it is in use, or the root is no store."""
     _refuse_foreign(root)
     try:
         with _lock(root, fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -53,7 +53,7 @@ def _refuse_foreign(root: Path) -> None:
     names = {name for name in os.listdir(root) if not name.startswith(".")} if root.is_dir() else set()
     if names - {"lost+found"} and not names & OWN_NAMES:
         first_names = ", ".join(sorted(names)[:3])
-        raise StoreError(f"{root} holds other things ({first_names}) and no store: give a folder that is new or empty")
+        raise StoreError(f"{root} is not a store: it holds {first_names}; give a new or empty folder")
 
 
 @contextmanager
@@ -62,12 +62,12 @@ def _lock(root: Path, kind: int) -> Iterator[None]:
     refuse_link(path, root)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")  # NFS gives a shared lock only on a file that is open for reading, too
+        file = path.open("a+")  # NFS grants a shared lock only on a file that is open for reading
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         raise StoreError(
-            f"{root} cannot be written: {error.strerror}; to read from it give a store of your own as well, "
+            f"{root} cannot be written: {error.strerror}; to read from it, add a writable store: "
             f"`--store FOLDER --below {root}`"
         ) from error
     with file:
@@ -76,6 +76,6 @@ def _lock(root: Path, kind: int) -> Iterator[None]:
         except BlockingIOError:
             if kind & fcntl.LOCK_NB:
                 raise
-            log.info("%s: waiting for `sevila cache gc --delete`, which nobody may use the store beside", root)
+            log.info("%s: waiting for `sevila cache gc --delete`, which has exclusive use of the store", root)
             fcntl.flock(file, kind)
         yield

@@ -1,4 +1,4 @@
-"""Large libraries, imported when something of theirs is used: what only lists a store's artifacts reads no array and no table."""
+"""Large libraries, imported on first use: commands that only list artifacts read no arrays and no tables."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 class Lazy:
-    """Stands for a module that is imported at the first look into it."""
+    """A module that is imported at the first access to one of its attributes."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the module has under this name."""
+        """Return the module's attribute of this name."""
         value = getattr(import_module(self._name), name)
         setattr(self, name, value)
         return value

@@ -1,4 +1,4 @@
-"""Where an artifact comes from: all that it was made from, and why two artifacts are not the same."""
+"""The ancestry of artifacts: everything an artifact was made from, and why two artifacts differ."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 from cache.record import Record
 from cache.store import Store
 
-# Says how an outside source differs, given the record on A's side, the input's name, and the ids in A and B.
+# Describes how an outside source differs, from the record on A's side, the input's name, and the ids in A and B.
 DescribeSource = Callable[[Record, str, str | None, str | None], str]
 
 
 class _Pair(NamedTuple):
-    """What stands in the same place of two ancestries: an input's name, what it is in each, and the record that names it in A."""
+    """Corresponding inputs of two ancestries: the input's name, its id in each, and the record in A that has this input."""
 
     name: str
     id_a: str | None
@@ -25,13 +25,13 @@ class _Pair(NamedTuple):
 def differences(
     store: Store, a: str, b: str, planned: Mapping[str, Record] | None = None, describe: DescribeSource | None = None
 ) -> list[str]:
-    """Return one line per difference, upstream first, `stage.key: A's value -> B's`; empty for one and the same artifact.
+    """Return one line per difference, upstream first, `stage.key: A's value -> B's`; empty if A and B are the same artifact.
 
-    A chain of artifacts that the store no longer holds, or that other stages made, is followed no further.
+    The comparison stops at artifacts that the store no longer holds, or that different stages made.
 
     Args:
-        planned: what an artifact that is not made yet would be made of, by its id.
-        describe: says more of an outside source than its ids; "" where it cannot.
+        planned: records of artifacts that are not made yet, by id.
+        describe: returns a description of an outside source for use instead of its ids, or "".
     """
     known = dict(planned or {})
     lines: list[str] = []
@@ -44,7 +44,7 @@ def differences(
 
     waiting: list[_Pair | list[str]] = [
         _Pair("artifact", a, b, None)
-    ]  # or the lines that come after those of all inputs
+    ]  # a list: the lines of a pair, due after those of all its inputs
     while waiting:
         pair = waiting.pop()
         if isinstance(pair, list):
@@ -54,41 +54,42 @@ def differences(
         if id_a == id_b or (id_a, id_b) in seen:
             continue
         seen.add((id_a, id_b))
-        of_a, of_b = record(id_a), record(id_b)
-        if of_a is None or of_b is None or of_a.stage != of_b.stage:
+        record_a, record_b = record(id_a), record(id_b)
+        if record_a is None or record_b is None or record_a.stage != record_b.stage:
             difference = describe(parent, name.split(".")[-1], id_a, id_b) if describe and parent else ""
             lines.append(f"{name}: {difference or ' -> '.join((id_a or 'none', id_b or 'none'))}")
             continue
-        waiting.append([f"{of_a.stage}.{line}" for line in own_differences(of_a, of_b)])
-        inputs = [*dict.fromkeys([*of_a.inputs, *of_b.inputs])]
-        waiting += [
-            _Pair(f"{of_a.stage}.{key}", of_a.inputs.get(key), of_b.inputs.get(key), of_a) for key in inputs[::-1]
-        ]
+        stage, inputs_a, inputs_b = record_a.stage, record_a.inputs, record_b.inputs
+        waiting.append([f"{stage}.{line}" for line in own_differences(record_a, record_b)])
+        inputs = [*dict.fromkeys([*inputs_a, *inputs_b])]
+        waiting += [_Pair(f"{stage}.{key}", inputs_a.get(key), inputs_b.get(key), record_a) for key in inputs[::-1]]
     return lines
 
 
 def own_differences(a: Record, b: Record) -> list[str]:
     """Return one line per difference of version and config, `key: A's value -> B's`; inputs are not compared."""
-    of_a, of_b = ({"version": record.version} | record.config for record in (a, b))
-    keys = [key for key in dict.fromkeys([*of_a, *of_b]) if of_a.get(key) != of_b.get(key)]
-    return [f"{key}: {of_a.get(key)} -> {of_b.get(key)}" for key in keys]
+    values_a, values_b = ({"version": record.version} | record.config for record in (a, b))
+    keys = dict.fromkeys([*values_a, *values_b])
+    return [
+        f"{key}: {values_a.get(key)} -> {values_b.get(key)}" for key in keys if values_a.get(key) != values_b.get(key)
+    ]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """One artifact or outside source in an ancestry; `record` is None for a source and for what the store does not hold."""
+    """One artifact or outside source in an ancestry; `record` is None for sources and artifacts that the store lacks."""
 
     id: str
     record: Record | None
 
     @property
     def inputs(self) -> dict[str, str]:
-        """What it was made from, by the input's name."""
+        """The ids of its inputs, by name."""
         return {name: id for name, id in self.record.inputs.items() if id is not None} if self.record else {}
 
 
 def ancestry(store: Store, id: str) -> dict[str, Origin]:
-    """Return an artifact and all it was made from, to its outside sources, by id; each after something made from it."""
+    """Return an artifact and everything upstream, down to outside sources, by id; each after a dependent of it."""
     origins: dict[str, Origin] = {}
     waiting = [id]
     while waiting:

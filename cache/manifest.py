@@ -1,6 +1,6 @@
-"""What makes up an artifact at a remote (cache/remote.py): its record and notes as they are, and the blobs that they name.
+"""Manifests of artifacts at a remote (cache/remote.py): the texts of record and notes, which name the blobs.
 
-Everything in one may come from anybody, so that it is read as strictly as what lies in a store.
+A manifest is untrusted, and is checked as strictly as the files of a store.
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ class Blob(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Where they lie at a remote."""
+        """The file's name at a remote."""
         return f"blobs/{self.sha256[:2]}/{self.sha256}"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One artifact as a remote has it.
+    """One artifact at a remote.
 
     Attributes:
-        record_text: of its `record.json`, as `progress` and `parts` hold the texts of notes: by file name, and by part.
-        parts: of the pool, those of its parts whose arrays the remote has.
-        sources: ids that its inputs from outside have, by what the store remembered them as.
+        record_text: the text of its `record.json`.
+        progress: texts of its notes, by file name.
+        parts: texts of the notes of those of its parts of the pool whose arrays the remote has.
+        sources: ids of its outside sources, by the name under which the store remembered them.
     """
 
     record: Record
@@ -53,32 +54,32 @@ class Manifest:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def as_bytes(self) -> bytes:
-        """Return what `parse` reads."""
+        """Return the bytes that `parse` reads."""
         parts = {"/".join(part): text for part, text in sorted(self.parts.items())}
         content = {"record": self.record_text, "progress": dict(self.progress), "parts": parts}
         return note_text({**content, "sources": dict(self.sources)})
 
     @classmethod
     def parse(cls, id: str, content: bytes, where: str) -> Manifest:
-        """Return the manifest of an artifact that bytes hold.
+        """Return the manifest in the bytes of a file; `where` names the file in errors.
 
         Raises:
-            CorruptArtifactError: they are not what was written, or nothing that a stage can have made.
+            CorruptArtifactError: the bytes are damaged, or no stage can have made the artifact.
         """
         note = note_of(content, where)
         if note.keys() != FIELDS or not all(isinstance(note[name], dict) for name in FIELDS - {"record"}):
-            raise CorruptArtifactError(f"{where}: holds {sorted(note)}, wanted {sorted(FIELDS)}")
+            raise CorruptArtifactError(f"{where}: holds {sorted(note)}, expected {sorted(FIELDS)}")
         texts = [note["record"], *note["progress"].values(), *note["parts"].values()]
         names = [*note["progress"], *note["sources"].values()]
         if not all(isinstance(text, str) for text in texts) or not all(map(is_name, names)):
-            raise CorruptArtifactError(f"{where}: holds texts or names that no store can have written")
+            raise CorruptArtifactError(f"{where}: holds values that are no texts, or unsafe names")
         record = Record.parse(note["record"].encode(), where)
         if artifact_id(record.stage, record.version, record.config, record.inputs) != id or record.id != id:
-            raise CorruptArtifactError(f"{where}: is not of {id}, but of {record.id}, or its id is not of its config")
+            raise CorruptArtifactError(f"{where}: is the manifest of {record.id}, or its id does not match its config")
         parts = {_part_of(name, where): text for name, text in note["parts"].items()}
         manifest = cls(record, note["record"], note["progress"], parts, note["sources"])
         if not all(PROGRESS_FILE.fullmatch(name) for name in manifest.progress):
-            raise CorruptArtifactError(f"{where}: holds notes of no stage")
+            raise CorruptArtifactError(f"{where}: holds {sorted(manifest.progress)}, expected notes of a stage")
         for part, text in parts.items():
             array_of(part, text, record, where)
         return manifest
@@ -88,57 +89,57 @@ class Manifest:
         return ((name, Blob(file["sha256"], file["size_bytes"])) for name, file in self.record.files.items())
 
     def arrays(self) -> Iterator[tuple[PartId, Blob]]:
-        """Yield the arrays of its parts."""
+        """Yield the arrays of its parts of the pool."""
         return ((part, array_of(part, text, self.record, part[2])) for part, text in self.parts.items())
 
     def blobs(self) -> set[Blob]:
-        """Return all that it names."""
-        return {blob for of in (self.files(), self.arrays()) for _, blob in of}
+        """Return all blobs of its files and arrays."""
+        return {blob for _, blob in (*self.files(), *self.arrays())}
 
     def without(self, stages: Collection[str]) -> Manifest:
-        """Return the manifest without its parts of the pool, if it is of one of these stages."""
+        """Return the manifest, without its parts of the pool if its stage is one of these."""
         return replace(self, parts={}) if self.record.stage in stages else self
 
 
 def manifest_name(id: str) -> str:
-    """Return where the manifest of an artifact lies at a remote."""
+    """Return the file name of an artifact's manifest at a remote."""
     return f"artifacts/{id}.json"
 
 
 def array_of(part: PartId, text: str, record: Record, where: str) -> Blob:
-    """Return the array that a part's note is of; raises `CorruptArtifactError` if it is no note, or another part's."""
+    """Return the blob of a part's array, from its note; raises `CorruptArtifactError` if that is invalid or another part's."""
     try:
         note = note_of(text.encode(), where)
         blob = Blob(note["file"]["sha256"], note["file"]["size_bytes"])
         problem = owner_problem(noted_owner(note), part)
         is_own = part[0] == record.pool and fingerprint(note["frame_indices"]) == part[2]
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptArtifactError(f"{where}: the note of {'/'.join(part)} is none: {error}") from error
+        raise CorruptArtifactError(f"{where}: the note of {'/'.join(part)} is invalid: {error}") from error
     if problem or not is_own:
         raise CorruptArtifactError(f"{where}: {'/'.join(part)}: {problem or 'is not a part of this artifact'}")
     if not (is_digest(blob.sha256) and is_count(blob.size_bytes)):
-        raise CorruptArtifactError(f"{where}: {'/'.join(part)}: wanted size and SHA-256 of its array")
+        raise CorruptArtifactError(f"{where}: {'/'.join(part)}: has {blob}, expected size and SHA-256 of its array")
     return blob
 
 
 def _part_of(name: str, where: str) -> PartId:
     names = name.split("/")
     if len(names) != 3 or not all(map(is_name, names)):
-        raise CorruptArtifactError(f"{where}: {name!r} is no name of a part of the pool")
+        raise CorruptArtifactError(f"{where}: {name!r} is not the name of a part of the pool")
     return names[0], names[1], names[2]
 
 
 def same_arrays(one: str, other: str) -> bool:
-    """Whether the texts of two notes of one part are of the same array."""
+    """Return whether two notes of one part, given as texts, describe the same array."""
     a, b = (note_of(text.encode(), "").get("array") for text in (one, other))
     return bool(a == b)
 
 
 def with_inputs(store: Store, ids: Collection[str], is_here: Callable[[str], bool]) -> list[str]:
-    """Return those artifacts that are here, with all they were made from that is here, each after what it was made from."""
+    """Return the ids that are here and everything upstream of them that is here, each after its inputs."""
 
     def inputs_of(id: str) -> list[str]:
         return [input for input in store.record(id).inputs.values() if input and is_here(input)]
 
     known: dict[str, None] = {}
-    return [id for wanted in ids if is_here(wanted) for id in inputs_first(wanted, inputs_of, known, None)]
+    return [id for last in ids if is_here(last) for id in inputs_first(last, inputs_of, known, None)]

@@ -1,4 +1,4 @@
-"""Artifacts by what a person types of their ids."""
+"""Resolving prefixes of artifact ids, as users type them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from cache.record import RECORD, Record
 from cache.store import Store
 from cache.untrusted import is_name
 
-MOST_NAMED = 5  # of the artifacts that an unclear id may mean
+MAX_LISTED = 5  # artifacts in the message about an ambiguous prefix
 
 
 def matching(store: Store, prefix: str, lost: bool = False) -> list[str]:
-    """Return the artifacts whose id, or whose id's hexadecimal part, starts with `prefix`; only that one if it is an id.
+    """Return the artifacts whose id, or its hexadecimal part, starts with `prefix`; an exact id matches only itself.
 
-    With `lost`, also those of which only the folder is left.
+    Args:
+        lost: whether folders that have lost their record match, too.
 
     Raises:
-        StoreError: none does, or the prefix is empty.
-        CorruptArtifactError: what does has lost its record.
+        StoreError: no artifact matches, or the prefix is empty.
+        CorruptArtifactError: only artifacts that have lost their record match.
     """
     if not prefix:
-        raise StoreError("an empty name stands for no artifact, although every id begins with it")
+        raise StoreError("an empty name; expected an artifact id, or the beginning of one")
     ids = [*store, *(name for name in store.folders() if lost and store.is_lost(name))]
     ids = [name for name in ids if _starts(name, prefix)]
     if not ids:
@@ -37,26 +38,24 @@ def matching(store: Store, prefix: str, lost: bool = False) -> list[str]:
             raise StoreError(f"{prefix!r} is a run, not an artifact; `sevila runs show {prefix}` lists its artifacts")
         stages = dict.fromkeys(map(stage_of, store))
         hint = did_you_mean(prefix, [*stages, *every_name(store)])
-        where = f"{store.root}{'' if store.root.is_dir() else ', where there is no store'}"
+        where = f"{store.root}{'' if store.root.is_dir() else ', which does not exist'}"
         raise StoreError(f"no artifact starts with {prefix!r} in {where}{hint}; `sevila cache ls` lists all")
-    of_stage = [name for name in ids if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
+    of_stage = [name for name in ids if stage_of(name) == prefix]  # evaluate, not evaluate_moments
     return [prefix] if prefix in ids else of_stage or ids
 
 
 def find(store: Store, prefix: str) -> str:
-    """Return the one artifact that `matching` finds; raises `StoreError` if it finds several."""
+    """Return the only artifact that `matching` returns; raises `StoreError` if there are several."""
     ids = matching(store, prefix)
     if len(ids) > 1:
-        named = ", ".join(ids[:MOST_NAMED]) + (f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else "")
-        raise StoreError(f"several artifacts start with {prefix!r}: {named}; give more of the id")
+        listed = ", ".join(ids[:MAX_LISTED]) + (f" and {len(ids) - MAX_LISTED} more" if len(ids) > MAX_LISTED else "")
+        raise StoreError(f"several artifacts start with {prefix!r}: {listed}; give more of the id")
     return ids[0]
 
 
 def newest(store: Store, prefix: str) -> list[Record]:
-    """Return the records of what `matching` finds, the newest first."""
-    return sorted(
-        (store.record(id) for id in matching(store, prefix)), key=lambda record: record.finished, reverse=True
-    )
+    """Return the records of the artifacts that `matching` returns, the newest first."""
+    return sorted(map(store.record, matching(store, prefix)), key=lambda record: record.finished, reverse=True)
 
 
 def _starts(id: str, prefix: str) -> bool:

@@ -1,4 +1,4 @@
-"""The needs of kept artifacts: everything upstream, and their parts of the pool; an error where damage hides these."""
+"""The dependencies of kept artifacts: everything upstream and their parts of the pool; an error if damage hides them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cache.store import Store
 
 
 def with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, str]) -> dict[str, str]:
-    """Return the ids that are kept, with why: those with a reason of their own, and all that these were made from."""
+    """Return the reason for each kept id: for those in `reasons`, and for everything upstream of them."""
     kept, waiting = dict(reasons), list(reasons)
     while waiting:
         id = waiting.pop()
         is_spare = any(map(Path.exists, _spare_records(store, id)))
-        if not store.exists(id) and not is_spare:  # a source, or a run's artifact not made yet
+        if not store.exists(id) and not is_spare:  # a source, or an artifact that is not made yet
             _refuse_lost(store, id, kept[id])
             continue
         try:
             record = records.get(id) or (store.record(id) if store.exists(id) else _spare_record(store, id))
         except CorruptArtifactError as error:
             raise CorruptArtifactError(
-                f"{error}. It is kept ({kept[id]}), and only it says what it was made from, so nothing can be removed"
+                f"{error}. It is kept ({kept[id]}), and only its record names its inputs, so nothing can be removed"
             ) from error
         for input in record.inputs.values():
             if input is not None and input not in kept:
@@ -34,12 +34,12 @@ def with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, s
 
 
 def _spare_records(store: Store, id: str) -> tuple[Path, Path]:
-    """Return where the record lies of one set aside by a remake that was killed, and of one that was dropped as damaged."""
+    """Return the paths of an artifact's record if a killed rebuild has set it aside, or if it was dropped as damaged."""
     return store.root / "aside" / id / RECORD, store.root / "partial" / id / DROPPED
 
 
 def _spare_record(store: Store, id: str) -> Record:
-    """Return such a record; raises `CorruptArtifactError` if it does not say what is needed until the artifact is made again."""
+    """Return this record; raises `CorruptArtifactError` if it does not hold the dependencies of the artifact."""
     aside, path = _spare_records(store, id)
     if aside.exists():
         return Record.load(aside)
@@ -49,22 +49,24 @@ def _spare_record(store: Store, id: str) -> Record:
         tables = [name for name in record.files if record.pool and name.startswith("parts/")]
         if is_own and all((path.parent / name).exists() for name in tables):
             return record
-    raise CorruptArtifactError(f"{path.parent}: was dropped as damaged, with what it needs; run its recipe again first")
+    raise CorruptArtifactError(
+        f"{path.parent}: was dropped as damaged, so its dependencies are unknown; run its recipe again first"
+    )
 
 
 def _refuse_lost(store: Store, id: str, why: str) -> None:
     if (store.root / "artifacts" / id).is_symlink():
-        store.record(id)  # says so
+        store.record(id)  # raises LinkError
     folder = next((root / "artifacts" / id for root in store.roots if (root / "artifacts" / id).is_dir()), None)
     if folder is not None:
         raise StoreError(
-            f"{folder}: holds no record.json. It is kept ({why}), and only that says what it was made from and which parts of "
-            f"the pool it needs, so nothing can be removed; run its recipe again, after `sevila cache verify {id} --drop`"
+            f"{folder}: holds no record.json. It is kept ({why}), and only that file names its inputs and parts of the pool, so "
+            f"nothing can be removed; run `sevila cache verify {id} --drop`, then its recipe"
         )
 
 
 def needed_parts(store: Store, record: Record) -> set[PartId]:
-    """Return the parts of the pool of an artifact that stays; raises `CorruptArtifactError` if its table is not as written."""
+    """Return the parts of the pool of a kept artifact; raises `CorruptArtifactError` if its table of them is damaged."""
     tables = [name for name in record.files if record.pool and name.startswith("parts/")]
     try:
         for name in tables:
@@ -72,5 +74,5 @@ def needed_parts(store: Store, record: Record) -> set[PartId]:
         return references(store, record)
     except (SevilaError, OSError) as error:
         raise CorruptArtifactError(
-            f"{error}. {record.id} is kept, and only this table says which parts of the pool it needs, so nothing can be removed"
+            f"{error}. {record.id} is kept, and only this table names its parts of the pool, so nothing can be removed"
         ) from error

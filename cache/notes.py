@@ -1,4 +1,4 @@
-"""Small JSON files that say whether they are whole: each holds a checksum of its own content."""
+"""Notes: small JSON files, each with a checksum of its own content."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cache.files import NOT_A_FILE, read_whole, write_atomically
 from cache.fingerprint import PLAIN, canonical
 
 CHECKSUM = "checksum"
-NOTE_LIMIT_BYTES = 256 << 20  # no note of ours comes near; one that is larger was not written by us
+NOTE_LIMIT_BYTES = 256 << 20  # far above any note that the store writes
 
 
 def write_note(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping of plain values as JSON, with the SHA-256 of its canonical text under `checksum`; in one piece."""
+    """Write a mapping of plain values atomically as JSON, with the SHA-256 of its canonical text under `checksum`."""
     write_atomically(path, note_text(content))
 
 
@@ -30,24 +30,24 @@ def note_text(content: Mapping[str, Any]) -> bytes:
 
 
 def read_note(path: Path) -> dict[str, Any]:
-    """Return what `write_note` wrote.
+    """Return the mapping that `write_note` wrote, without its checksum.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptArtifactError: it is not JSON, has no checksum, or does not match it.
+        CorruptArtifactError: it is not JSON, or its checksum is missing or does not match.
     """
     return note_of(read_note_bytes(path), path)
 
 
 def note_of(content: bytes, where: Path | str) -> dict[str, Any]:
-    """Return what the bytes of a note hold, without its checksum; raises `CorruptArtifactError` if it is not whole."""
+    """Return the mapping in the bytes of a note, without its checksum; raises `CorruptArtifactError` if it is damaged."""
     return whole(content) or checked(parsed(content, where), where)
 
 
 def whole(text: bytes) -> dict[str, Any] | None:
-    """Return what a note holds, without its checksum, if the quick library can say that it matches; None is no verdict.
+    """Return the mapping in a note, without its checksum, if a fast check with orjson succeeds; None is no verdict.
 
-    It rounds whole numbers above 64 bits, and writes some small numbers in another way than `canonical`.
+    orjson rounds integers above 64 bits, and writes some small numbers differently from `canonical`.
     """
     try:
         content: dict[str, Any] = orjson.loads(text)
@@ -58,42 +58,36 @@ def whole(text: bytes) -> dict[str, Any] | None:
     return content if is_whole else None
 
 
-def read_json(path: Path | str) -> dict[str, Any]:
-    """Return the mapping that a JSON file holds, checksum included, unchecked; raises like `read_note`."""
-    return parsed(read_note_bytes(path), path)
-
-
 def read_note_bytes(path: Path | str) -> bytes:
-    """Return the bytes of a note, whatever they are; raises like `read_note`."""
+    """Return the bytes of a note, unchecked; raises like `read_note`."""
     try:
         return read_whole(path, NOTE_LIMIT_BYTES)
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise CorruptArtifactError(f"{path}: {error.strerror}; it was not written by a stage") from error
-        if error.errno in (NOT_A_FILE, errno.ELOOP):  # the latter where a link came in between
+        if error.errno in (NOT_A_FILE, errno.ELOOP):  # ELOOP: the file was replaced by a link meanwhile
             raise CorruptArtifactError(f"{path}: {error.strerror}; it is not read") from error
         raise
 
 
 def parsed(text: bytes, path: Path | str) -> dict[str, Any]:
-    """Return the mapping that the text of a file holds, unchecked; raises like `read_note`."""
+    """Return the mapping in the text of a file, unchecked; raises like `read_note`."""
     try:
         content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise CorruptArtifactError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise CorruptArtifactError(f"{path}: holds a {type(content).__name__}, wanted a mapping")
+        raise CorruptArtifactError(f"{path}: holds a {type(content).__name__}, expected a mapping")
     return content
 
 
 def checked(content: dict[str, Any], path: Path | str) -> dict[str, Any]:
-    """Return what a note holds, without its checksum; raises `CorruptArtifactError` if that does not match."""
+    """Return the mapping of a note without its checksum; raises `CorruptArtifactError` if that does not match."""
     try:
         noted = content.pop(CHECKSUM, None)
-        # As `canonical` writes it; that it holds plain values only is known of what comes from JSON.
         text = PLAIN.encode(content)
         is_whole = noted == hashlib.sha256(text.encode()).hexdigest()
-    except (ValueError, RecursionError):  # a NaN, half of a surrogate pair, a thousand brackets: nothing that we write
+    except (ValueError, RecursionError):  # a NaN, a lone surrogate, deep nesting: `write_note` writes none of these
         is_whole = False
     if not is_whole:
         raise CorruptArtifactError(f"{path}: its content does not match its checksum")

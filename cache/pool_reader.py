@@ -1,4 +1,4 @@
-"""Reading the pool: an artifact's frames by video, from whatever parts hold them."""
+"""Reading the pool: an artifact's frames by video, collected from the parts that hold them."""
 
 from __future__ import annotations
 
@@ -19,37 +19,30 @@ from cache.pool_listing import PartId, references
 from cache.record import Record
 from cache.store import Store
 
-OPEN_FILES = 128  # of one reader; a process may usually have 1024
-OPEN_FRAMES = 8192  # in those files: HDF5 keeps a kilobyte of where each lies
+OPEN_FILES = 128  # per reader; the usual limit of a process is 1024
+OPEN_FRAMES = 8192  # in these files: HDF5 keeps about a kilobyte of index per frame
 
 
 class PoolReader:
-    """Reads an artifact's frames by video id from the parts its table `parts` names, keeping some of them open."""
+    """Reads an artifact's frames by video id from the parts in its table `parts`, and keeps some files open."""
 
     def __init__(self, store: Store, space: str, parts: Mapping[str, np.ndarray]) -> None:
-        """Begin to read.
-
-        Args:
-            parts: the columns of the table.
-
-        Raises:
-            CorruptArtifactError: no stage can have written the table.
-        """
+        """Index the columns of the table `parts`; raises `CorruptArtifactError` if no stage can have written them."""
         self._store, self._space = store, space
         self._places: dict[str, list[tuple[str, str, np.ndarray, np.ndarray, np.ndarray]]] = {}
         names = ("video_id", "key", "part", "rows", "part_rows", "frame_indices")
         for video_id, *place in zip(*(parts[name] for name in names), strict=True):
-            _, _, held, in_part, indices = place
-            if not len(held) == len(in_part) == len(indices) or min(in_part, default=0) < 0:
+            _, _, artifact_rows, part_rows, indices = place
+            if not len(artifact_rows) == len(part_rows) == len(indices) or min(part_rows, default=0) < 0:
                 raise CorruptArtifactError(
-                    f"video {video_id!r}: rows {in_part} of a part of {space} cannot be rows {held} of the artifact; it was not "
-                    "written by a stage: run its recipe again"
+                    f"video {video_id!r}: rows {part_rows} of a part of {space} cannot be rows {artifact_rows} of the artifact; "
+                    "it was not written by a stage: run its recipe again"
                 )
             self._places.setdefault(video_id, []).append(tuple(place))
         self._open: OrderedDict[tuple[str, str], ArrayFile] = OrderedDict()
 
     def another(self) -> PoolReader:
-        """Return a reader of the same frames with open files of its own, for another thread or later."""
+        """Return a reader of the same frames with its own open files, for another thread or later use."""
         reader = copy(self)
         reader._open = OrderedDict()
         return reader
@@ -60,36 +53,35 @@ class PoolReader:
         Raises:
             CorruptArtifactError: a frame does not match its checksum, or its part is gone.
         """
-        places = self._places[video_id]
         row_numbers = np.arange(self.n_rows(video_id))[rows] if isinstance(rows, slice) else np.asarray(rows)
-        of_files, order = [], []
-        for key, part, held, part_rows, indices in places:
-            positions = np.flatnonzero(np.isin(row_numbers, held))
+        chunks, positions_of_chunks = [], []
+        for key, part, artifact_rows, part_rows, indices in self._places[video_id]:
+            positions = np.flatnonzero(np.isin(row_numbers, artifact_rows))
             if len(positions):
-                file, chosen = self._file(key, part), np.searchsorted(held, row_numbers[positions])
+                file, chosen = self._file(key, part), np.searchsorted(artifact_rows, row_numbers[positions])
                 file.check(part_rows[chosen], indices[chosen])
-                of_files.append(file.read(part_rows[chosen]))
-                order.append(positions)
-        if sum(map(len, order)) < len(row_numbers):
+                chunks.append(file.read(part_rows[chosen]))
+                positions_of_chunks.append(positions)
+        if sum(map(len, positions_of_chunks)) < len(row_numbers):
             raise CorruptArtifactError(
-                f"video {video_id!r}: rows {rows} are not all in the parts of {self._space} that the artifact names; "
-                "`sevila cache verify --all --drop` removes what is damaged, and the next run of its recipe makes it again"
+                f"video {video_id!r}: rows {rows} are not all in the artifact's parts of {self._space}; "
+                "`sevila cache verify --all --drop` removes the damage, and the next run of its recipe makes it again"
             )
-        if len(of_files) == 1:
-            return of_files[0]
-        frames = np.empty((len(row_numbers), *of_files[0].shape[1:]), of_files[0].dtype)
-        for positions, of_file in zip(order, of_files, strict=True):
-            frames[positions] = of_file
+        if len(chunks) == 1:
+            return chunks[0]
+        frames = np.empty((len(row_numbers), *chunks[0].shape[1:]), chunks[0].dtype)
+        for positions, chunk in zip(positions_of_chunks, chunks, strict=True):
+            frames[positions] = chunk
         return frames
 
     @property
     def videos(self) -> list[str]:
-        """The ids of the videos that have frames here."""
+        """The ids of the videos."""
         return list(self._places)
 
     def n_rows(self, video_id: str) -> int:
-        """Return how many frames of a video there are."""
-        return sum(len(held) for _, _, held, *_ in self._places[video_id])
+        """Return the number of a video's frames."""
+        return sum(len(rows) for _, _, rows, *_ in self._places[video_id])
 
     def checksums(self, video_id: str) -> np.ndarray:
         """Return the checksum of each stored frame of one video, in the order of the artifact's rows: uint64 [rows].
@@ -97,10 +89,9 @@ class PoolReader:
         Raises:
             CorruptArtifactError: a part is gone.
         """
-        places = self._places[video_id]
-        checksums = np.zeros(sum(len(held) for _, _, held, *_ in places), "uint64")
-        for key, part, held, part_rows, _ in places:
-            checksums[held] = self._file(key, part).checksums[part_rows]
+        checksums = np.zeros(self.n_rows(video_id), "uint64")
+        for key, part, rows, part_rows, _ in self._places[video_id]:
+            checksums[rows] = self._file(key, part).checksums[part_rows]
         return checksums
 
     def _file(self, key: str, part: str) -> ArrayFile:
@@ -109,7 +100,7 @@ class PoolReader:
             path = part_paths(holder(self._store, (self._space, key, part)), self._space, key, part)[0]
             if not path.exists():
                 raise CorruptArtifactError(
-                    f"{path}: gone from the pool, or left out of a pull, which can be repeated; {repair_hint(path)}"
+                    f"{path}: gone from the pool, or left out of a pull, which you can repeat; {repair_hint(path)}"
                 )
             file = open_part(path, (self._space, key, part))
         self._open[key, part] = file
@@ -121,7 +112,7 @@ class PoolReader:
 
 
 def open_part(path: Path, part: PartId) -> ArrayFile:
-    """Open the array of a part; raises `CorruptArtifactError` if it is none of ours, or another part's."""
+    """Open the array of a part; raises `CorruptArtifactError` if the file is no such array, or another part's."""
     file = ArrayFile(path)
     try:
         if problem := owner_problem(file.owner(), part):
@@ -133,9 +124,7 @@ def open_part(path: Path, part: PartId) -> ArrayFile:
 
 
 def arrays_digest(store: Store, record: Record, folder: Path) -> str:
-    """Return the digest of all arrays that an artifact, which lies in `folder`, points to; empty for one without any.
-
-    Only notes are read.
+    """Return the digest of all arrays that an artifact in `folder` points to; empty if none. Only notes are read.
 
     Raises:
         CorruptArtifactError: a note is damaged, or gone.
@@ -154,17 +143,17 @@ def arrays_digest(store: Store, record: Record, folder: Path) -> str:
 
 
 def holder(store: Store, part: PartId) -> Path:
-    """Return the root of the store that a part of the pool is read from; one's own where none has it."""
+    """Return the root from which a part of the pool is read: the nearest that has it, or else the store's own."""
     return next((root for root in store.roots if part_paths(root, *part)[0].exists()), store.root)
 
 
 def is_there(store: Store, part: PartId) -> bool:
-    """Whether any file of a part lies in the pool of the store, or of one below it."""
+    """Return whether any file of a part exists in the pool of the store, or of one below it."""
     return any(path.exists() or path.is_symlink() for root in store.roots for path in part_paths(root, *part))
 
 
 def size_bytes(store: Store, ids: Iterable[str], parts: Iterable[PartId] = ()) -> int:
-    """Return how many bytes there are to be read of artifacts, of their parts of the pool, and of other parts."""
+    """Return the total size of artifacts, of their parts of the pool, and of other parts, each part counted once."""
     total, all_parts = 0, set(parts)
     for id in ids:
         with suppress(SevilaError, OSError):

@@ -1,4 +1,4 @@
-"""One thing in a store that is not as it was written: its reader refuses it, or it contradicts the record it belongs to."""
+"""Problems of a store: files that differ from what was written, that their readers refuse, or that contradict a record."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ ProblemKind = Literal["record", "file", "tables", "note", "part", "arrays", "gon
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as it was written.
+    """One difference between a store and what was written.
 
     Attributes:
-        id: the artifact it belongs to; of a part of the pool, `space/key/part`.
-        piece: what kind of thing it is: the record, a file that the record names, tables with other row counts than the record
-            says, a note or the plan in `progress/`, a part of the pool, all arrays there together, an artifact that is gone as
-            a whole or was made from what its inputs are no more, the name of a run, which then is the id, what else is only
-            remembered, or a link.
-        name: of the file, relative to the artifact, or of the part.
-        path: the file.
-        actual: what is there instead of what was `wanted`.
+        id: the artifact it belongs to; for a part of the pool `space/key/part`, for a run its name.
+        piece: the kind of thing: an artifact's record; a file that the record names; tables whose row counts differ from the
+            record; a note or the plan in `progress/`; a part of the pool; an artifact's arrays taken together; an artifact
+            that is gone, or stale; the name of a run; a cache of facts about files outside or of recent runs (memory); a link.
+        name: the file, relative to the artifact, or the part.
+        actual: what is at `path` instead of what is `expected`.
     """
 
     id: str
@@ -36,14 +34,14 @@ class Problem:
     name: str
     path: Path
     actual: str
-    wanted: str
+    expected: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.actual}; wanted {self.wanted}"
+        return f"{self.path}: {self.actual}; expected {self.expected}"
 
 
 def refusal(path: Path) -> str:
-    """Return why a file's reader refuses it, which bytes as written do not exclude: somebody may have written the record, too."""
+    """Return why the reader of a file refuses it; empty if it does not. A matching checksum may come from a forged record."""
     try:
         if path.suffix == ".parquet":
             read_head([path], 1)
@@ -56,23 +54,21 @@ def refusal(path: Path) -> str:
 
 
 def note_problem(path: Path, content: Mapping[str, Any], record: Record) -> str:
-    """Return what of a whole note contradicts the record it belongs to."""
-    known = all(record.files.get(name) == file for name, file in content.get("files", {}).items())
-    if not known:
+    """Return how an undamaged note contradicts the record of its artifact; empty if it does not."""
+    if any(record.files.get(name) != file for name, file in content.get("files", {}).items()):
         return "names other files than the record"
-    is_own = content.get("artifact", record.id) == record.id and str(content.get("shard", path.stem)).zfill(
-        5
-    ) == path.stem.zfill(5)
-    return "" if is_own else "is of another artifact or shard"
+    shard = str(content.get("shard", path.stem))
+    is_own = content.get("artifact", record.id) == record.id and shard.zfill(5) == path.stem.zfill(5)
+    return "" if is_own else "belongs to another artifact or shard"
 
 
 def message_of(error: Exception, path: Path) -> str:
-    """Return what an error says of a file, without its path and the way out, which the summary gives."""
+    """Return the message of an error about a file, without its path and way out, which the summary gives."""
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     return str(error).removeprefix(f"{path}: ").split("; ")[0]
 
 
 def as_written(file: Mapping[str, Any]) -> str:
-    """Return in words what a record says of a file."""
+    """Return a description of a file's entry in a record."""
     return f"{file['size_bytes']} bytes of SHA-256 {file['sha256'][:12]}..."

@@ -1,6 +1,6 @@
-"""Copying artifacts from a remote (cache/remote.py), each byte checked on arrival; what the store has is not moved.
+"""Copying artifacts from a remote (cache/remote.py), each byte checked on arrival; existing files are not transferred.
 
-As in any store, a part of the pool gets its note last, an artifact its record, and a name comes after all that it names.
+As always in a store, a part's note and an artifact's record are written last, and a name after all its artifacts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger("sevila")
 
 @dataclass(frozen=True)
 class Incoming:
-    """One artifact to pull: its manifest without the parts to leave out, and what of it is not here."""
+    """One artifact to pull: its manifest without excluded parts, the missing parts, and whether the artifact is missing."""
 
     manifest: Manifest
     parts: dict[PartId, Blob]
@@ -42,22 +42,22 @@ class Incoming:
 
 
 class Pull(Transfer):
-    """Artifacts of runs with all they were made from, or everything at a remote, on the way to a store."""
+    """The transfer of artifacts of runs and everything upstream, or of everything at a remote, to a store."""
 
     def __init__(
         self, store: Store, remote: Remote, runs: Sequence[str], leave_out: Collection[str], is_replacing: bool
     ) -> None:
-        """Find out what the store lacks; arguments as of `Push`.
+        """Determine what the store lacks; arguments as for `Push`.
 
         Raises:
-            StoreError: the store has another run of a name, or another content of an artifact; or the remote no such run.
-            CorruptArtifactError: something is damaged there.
+            StoreError: the remote has no such run, or the store has a different run or artifact under the same name or id.
+            CorruptArtifactError: something at the remote is damaged.
         """
         remote.begin_reading()
         super().__init__(store, remote)
-        asked = self.named(runs or self._names(), self._theirs, bool(runs))
-        self.runs = [run for run in asked if self._is_written(run, is_replacing)]
-        pinned = list(dict.fromkeys(pin.id for run in asked for pin in run.artifacts))
+        requested = self.named(runs or self._names(), self._run_of_remote, bool(runs))
+        self.runs = [run for run in requested if self._is_written(run, is_replacing)]
+        pinned = list(dict.fromkeys(pin.id for run in requested for pin in run.artifacts))
         self.missing = [id for id in pinned if manifest_name(id) not in self._there]
         every = [Path(name).stem for name in self._there if name.startswith("artifacts/") and name.endswith(".json")]
         manifests = self._manifests(pinned if runs else every)
@@ -68,12 +68,12 @@ class Pull(Transfer):
         self.n_artifacts = len(manifests)
 
     def run(self, moved: Moved = lambda n_bytes: None) -> None:
-        """Pull it: killed at any moment, it leaves a store, and goes on from there the next time; raises like `Push.run`."""
+        """Pull; a kill leaves the store consistent, and the next pull resumes from there. Raises like `Push.run`."""
         for incoming in self._incoming:
             id = incoming.manifest.record.id
             with self.refusing_links(id), self._store.lock(f"{id}/pull"):
                 self._bring(incoming, moved)
-        for run in self.whole_runs():
+        for run in self.complete_runs():
             path = path_of(self._store.root, run.name)
             with self._store.lock(f"{NAMES}/{run.name}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ class Pull(Transfer):
         names = [Path(name).stem for name in self._there if name.startswith(f"{NAMES}/") and name.endswith(".json")]
         return [name for name in sorted(names) if NAME.fullmatch(name)]
 
-    def _theirs(self, name: str) -> NamedRun:
+    def _run_of_remote(self, name: str) -> NamedRun:
         file = path_of(Path(NAMES).parent, name).as_posix()
         if file not in self._there:
             known = self._names()
@@ -92,14 +92,14 @@ class Pull(Transfer):
             raise StoreError(
                 f"{self._remote.address}: has no run {name!r}{hint}; runs there: {', '.join(known) or 'none'}"
             )
-        return self.run_there(file)
+        return self.read_run(file)
 
     def _is_written(self, run: NamedRun, is_replacing: bool) -> bool:
         path = path_of(self._store.root, run.name)
         return is_replacing or not path.exists() or takes_place(run, read_named_run(path), str(path))
 
     def _manifests(self, ids: Sequence[str]) -> list[Manifest]:
-        """Return the manifests of artifacts with all they were made from, each after those of what it was made from."""
+        """Return the manifests of artifacts and of everything upstream, inputs first."""
         manifests: dict[str, Manifest] = {}
         waiting = [id for id in ids if manifest_name(id) in self._there]
         with ThreadPoolExecutor(self._remote.threads) as threads:
@@ -114,7 +114,7 @@ class Pull(Transfer):
         return [manifests[id] for id in TopologicalSorter(made_from).static_order()]
 
     def _manifest(self, id: str) -> Manifest | None:
-        """Return an artifact's manifest; None where a link has its place."""
+        """Return an artifact's manifest; None if there is a link instead."""
         name = manifest_name(id)
         where = f"{self._remote.address}/{name}"
         try:
@@ -123,7 +123,7 @@ class Pull(Transfer):
             return None
         except CorruptArtifactError as error:
             raise CorruptArtifactError(
-                f"{error}; `sevila cache push` from a store that has it writes it again"
+                f"{error}; `sevila cache push` from a store that has the artifact writes it again"
             ) from error
 
     def _plan_artifact(self, manifest: Manifest) -> Incoming:
@@ -142,24 +142,24 @@ class Pull(Transfer):
 
     def _conflict(self, what: str) -> str:
         return (
-            f"{self._store.root}: has {what} with another content than {self._remote.address}, and nothing is overwritten: "
-            "it was made twice, with other numbers (another GPU, other threads); pull into another store, `--store FOLDER`"
+            f"{self._store.root}: has {what} with another content than {self._remote.address}, and nothing is overwritten: it "
+            "was made twice, with different numbers (another GPU or number of threads); use another store, `--store FOLDER`"
         )
 
     def _has(self, part: PartId, text: str, blob: Blob) -> bool:
-        """Whether the pool has a part, with the same array; one whose note or size is damaged counts as missing."""
+        """Return whether the pool has a part, with the same array; one whose note or size is damaged counts as missing."""
         for root in self._store.roots:
             path, note = part_paths(root, *part)
             refuse_link(path)
             refuse_link(note)
             try:
                 own = read_whole(note, NOTE_LIMIT_BYTES).decode()
-                is_same, is_whole = same_arrays(own, text), path.stat().st_size == blob.size_bytes
+                is_same, is_complete = same_arrays(own, text), path.stat().st_size == blob.size_bytes
             except (CorruptArtifactError, FileNotFoundError, UnicodeDecodeError):
                 continue
             if not is_same:
                 raise StoreError(self._conflict(f"the array {'/'.join(part)}"))
-            if is_whole:
+            if is_complete:
                 return True
         return False
 
@@ -167,11 +167,11 @@ class Pull(Transfer):
         size_bytes = self._there.get(blob.name, self._there.get(blob.name.rpartition("/")[0]))
         if size_bytes == NO_FILE:
             raise LinkError(
-                f"{self._remote.address}/{blob.name}: is a link, or in a folder that is one, which may lie anywhere; delete the "
-                "link, and push again from a store that has the file"
+                f"{self._remote.address}/{blob.name}: is a link, or in a linked folder; delete the link, and push again from a "
+                "store that has the file"
             )
         if size_bytes != blob.size_bytes:
-            what = "is gone" if size_bytes is None else f"has {size_bytes} bytes, wanted {blob.size_bytes}"
+            what = "is gone" if size_bytes is None else f"has {size_bytes} bytes, expected {blob.size_bytes}"
             raise CorruptArtifactError(
                 f"{self._remote.address}/{blob.name}: {what}; `sevila cache push` from a store that has it restores it"
             )
@@ -195,33 +195,33 @@ class Pull(Transfer):
         path, note = part_paths(self._store.root, *part)
         with self._store.lock(f"pool/{part[0]}/{part[1]}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            for left_over in path.parent.glob("*.part"):  # of a pull that was killed
+            for left_over in path.parent.glob("*.part"):  # of a killed pull
                 left_over.unlink()
             self._fetch(blob, path)
             write_atomically(note, manifest.parts[part].encode())
-        for folder in note.parents[1:4]:  # which may be new themselves
+        for folder in note.parents[1:4]:  # they may be new
             sync(folder)
         moved(blob.size_bytes)
 
     def _bring_file(self, folder: Path, name: str, blob: Blob, moved: Moved) -> None:
         path = path_inside(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not (path.is_file() and file_digest(path) == blob.sha256):  # else of a pull that was killed
+        if not (path.is_file() and file_digest(path) == blob.sha256):  # else it is from a killed pull
             self._fetch(blob, path)
         moved(blob.size_bytes)
 
     def _fetch(self, blob: Blob, path: Path) -> None:
-        """Copy a blob to a path that gets its name once all bytes are as they should be."""
+        """Copy a blob to a path, atomically, after verifying its bytes."""
         with published(path) as part:
             self._remote.get(blob.name, part)
             if part.stat().st_size != blob.size_bytes or file_digest(part) != blob.sha256:
                 raise CorruptArtifactError(
-                    f"{self._remote.address}/{blob.name}: its bytes do not match their name; delete it there, and push it again "
-                    "from a store that has it"
+                    f"{self._remote.address}/{blob.name}: its bytes do not match the SHA-256 in its name; delete it there, and "
+                    "push again from a store that has the artifact"
                 )
 
     def _publish(self, folder: Path, manifest: Manifest) -> None:
-        """Write the record last and move the artifact into its place, unless somebody has made or pulled it meanwhile."""
+        """Write the record last and move the artifact into place, unless another process has made or pulled it meanwhile."""
         id = manifest.record.id
         progress = {f"{PROGRESS}/{name}": text for name, text in manifest.progress.items()}
         for name, text in progress.items():
@@ -229,10 +229,10 @@ class Pull(Transfer):
             write_atomically(folder / name, text.encode())
         own_files = {*manifest.record.files, *progress}
         for path in [path for path in folder.rglob("*") if not path.is_dir()]:
-            if path.relative_to(folder).as_posix() not in own_files:  # of a former pull, perhaps from elsewhere
+            if path.relative_to(folder).as_posix() not in own_files:  # of an earlier pull, perhaps from another remote
                 path.unlink()
-        for below in [path for path in folder.rglob("*") if path.is_dir()]:
-            sync(below)
+        for subfolder in [path for path in folder.rglob("*") if path.is_dir()]:
+            sync(subfolder)
         with self._store.lock(f"{id}/publish"):
             if not self._store.exists(id):
                 write_atomically(folder / RECORD, manifest.record_text.encode())

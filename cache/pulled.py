@@ -1,7 +1,7 @@
-"""What a pull brought that artifacts do not say themselves, in `<root>/pulled.json`.
+"""Facts about pulled artifacts that these do not hold themselves, in `<root>/pulled.json`.
 
-What the store they came from remembered of files outside it, which serves as what a store below remembers does; and which
-artifacts came without all of their arrays, so that those count as left out, not as lost.
+The identities of outside sources that the original store remembered, used like those of a store below; and the artifacts that
+were pulled without all of their arrays, so that these count as left out, not as lost.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from cache.pool_reader import is_there
 from cache.record import Record
 from cache.store import PULLED, Store
 
-BRING_OR_MAKE = (
-    "`sevila cache pull` of them all brings these, `sevila stage STAGE RECIPE --again` makes them where it can"
-)
+PULL_OR_MAKE = "a complete `sevila cache pull` copies them, `sevila stage STAGE RECIPE --again` makes them"
 
 
 def note_pulled(
     store: Store, sources: Mapping[str, str], left_out: Collection[str] = (), complete: Collection[str] = ()
 ) -> None:
-    """Add sources and artifacts without all their arrays; forget of those that are complete now that they were not."""
+    """Add outside sources and artifacts without all their arrays, and remove artifacts that are complete now."""
     path = store.root / PULLED
     refuse_link(path)
     with store.lock("pulled"):
@@ -37,7 +35,7 @@ def note_pulled(
 
 
 def absent_parts(store: Store, record: Record, parts: Iterable[PartId]) -> set[PartId]:
-    """Return those parts of the pool of which nothing is here, of an artifact that was pulled without all of them."""
+    """Return the absent ones of an artifact's parts of the pool, if it was pulled without all of them."""
     layer = store.layer(record.id)
     is_incomplete = record.pool and record.id in _read(layer / PULLED)["left_out"]
     return {part for part in parts if not is_there(store, part)} if is_incomplete else set()

@@ -1,4 +1,4 @@
-"""Copying artifacts to a remote (cache/remote.py): the blobs that it lacks, then what names them."""
+"""Copying artifacts to a remote (cache/remote.py): the missing blobs first, then manifests and names."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from cache.untrusted import is_artifact_id, path_inside
 
 log = logging.getLogger("sevila")
 
-MOST_REASONS = 3  # in one message
+MAX_REASONS = 3  # in one message
 Item = TypeVar("Item")
-Moved = Callable[[int], object]  # called with the number of bytes of what has arrived
+Moved = Callable[[int], object]  # called with the size in bytes of each file that has arrived
 
 
 class Transfer:
-    """What is to be moved between a store and a remote.
+    """A transfer between a store and a remote.
 
     Attributes:
-        n_artifacts: how many were asked for; `new` are those that were not there.
-        missing: artifacts of the runs that are not where they were to come from: not made yet, or removed.
-        left_out: those of which arrays do not come along.
-        refused: why an artifact, or a run's name, is not moved, by its id or `names/<name>`; all else is.
+        n_artifacts: the number of requested artifacts; `new` are those that the target lacked.
+        missing: artifacts of the runs that the origin lacks: not made yet, or removed.
+        left_out: artifacts that are transferred without all their arrays.
+        refused: the reason why an artifact, or a run's name, is not transferred, by its id or `names/<name>`.
     """
 
     def __init__(self, store: Store, remote: Remote) -> None:
@@ -54,92 +54,92 @@ class Transfer:
 
     @contextmanager
     def refusing_links(self, what: str) -> Iterator[None]:
-        """Go on without an artifact, or a name, in which a link lies."""
+        """Skip an artifact, or a name, if the block raises `LinkError`, and keep the reason."""
         try:
             yield
         except LinkError as error:
             self.refused[what] = str(error)
 
-    def named(self, names: Iterable[str], read: Callable[[str], NamedRun], is_asked: bool) -> list[NamedRun]:
-        """Return what names stand for; without those in whose place a link lies, unless these are asked for."""
+    def named(self, names: Iterable[str], read: Callable[[str], NamedRun], is_requested: bool) -> list[NamedRun]:
+        """Return the runs of names; names that are links are skipped, or raise `LinkError` if they are requested."""
         runs = []
         for name in names:
-            with nullcontext() if is_asked else self.refusing_links(f"{NAMES}/{name}"):
+            with nullcontext() if is_requested else self.refusing_links(f"{NAMES}/{name}"):
                 runs.append(read(name))
         return runs
 
-    def run_there(self, file: str) -> NamedRun:
-        """Return the run of a name that the remote has; raises `CorruptArtifactError` if its file is damaged."""
+    def read_run(self, file: str) -> NamedRun:
+        """Return the run in a file of the remote; raises `CorruptArtifactError` if it is damaged."""
         where = f"{self._remote.address}/{file}"
         return run_of(note_of(self._remote.read(file), where), where, "push it again with --replace")
 
-    def whole_runs(self) -> list[NamedRun]:
-        """Return the runs whose names are to be written: all that they pin is moved."""
+    def complete_runs(self) -> list[NamedRun]:
+        """Return the runs of which no artifact was refused, so that their names are written."""
         return [run for run in self.runs if not any(pin.id in self.refused for pin in run.artifacts)]
 
     def end(self, moved: str) -> None:
-        """Raise `StoreError` if anything was refused, which says so of all of it."""
+        """Raise `StoreError` with the reasons if anything was refused."""
         reasons = [f"{what}: {why}" for what, why in self.refused.items()]
         if reasons:
-            more = f"; and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
+            more = f"; and {len(reasons) - MAX_REASONS} more" if len(reasons) > MAX_REASONS else ""
             raise StoreError(
-                f"not {moved}, while all else was: {'; '.join(reasons[:MOST_REASONS])}{more}; a run that has one gets no name "
-                "there"
+                f"not {moved}: {'; '.join(reasons[:MAX_REASONS])}{more}; all else was {moved}, except the names of runs that use "
+                "these"
             )
 
     def plan(self, blobs: Iterable[Blob]) -> None:
-        """Count what is to be moved."""
+        """Count files and bytes to transfer."""
         for blob in blobs:
             self.n_files, self.n_bytes = self.n_files + 1, self.n_bytes + blob.size_bytes
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """One artifact to push: its manifest as the remote will have it, and the files that it lacks."""
+    """One artifact to push: its manifest as the remote will have it, and the files that the remote lacks."""
 
     manifest: Manifest
     copies: dict[Blob, Path]
-    is_written: bool  # the manifest
+    is_written: bool  # whether the manifest is written
 
 
 class Push(Transfer):
-    """Artifacts of runs with all they were made from, or everything in a store, on the way to a remote."""
+    """The transfer of artifacts of runs and everything upstream, or of everything in a store, to a remote."""
 
     def __init__(
         self, store: Store, remote: Remote, runs: Sequence[str], leave_out: Collection[str], is_replacing: bool
     ) -> None:
-        """Find out what the remote lacks.
+        """Determine what the remote lacks.
 
         Args:
-            runs: names; none: all artifacts of the store, and all names.
-            leave_out: stages whose arrays in the pool stay here.
-            is_replacing: the names shall stand for these runs, whatever they stand for at the remote.
+            runs: names; if empty, all artifacts of the store, and all names.
+            leave_out: stages whose arrays in the pool are not transferred.
+            is_replacing: whether names replace those of other runs at the remote.
 
         Raises:
-            StoreError: the remote has another run of a name, or another content of an artifact.
-            CorruptArtifactError: something is damaged here.
-            LinkError: a link has the place of a name that was asked for.
+            StoreError: the remote has a different run or artifact under the same name or id.
+            CorruptArtifactError: something in the store is damaged.
+            LinkError: a requested name is a link.
         """
         remote.begin_writing()
         super().__init__(store, remote)
-        asked = self.named(runs or every_name(store), lambda name: named_run(store, name), bool(runs))
-        self.runs = [run for run in asked if self._is_written(run, is_replacing)]
-        pinned = dict.fromkeys(pin.id for run in asked for pin in run.artifacts)
+        requested = self.named(runs or every_name(store), lambda name: named_run(store, name), bool(runs))
+        self.runs = [run for run in requested if self._is_written(run, is_replacing)]
+        pinned = dict.fromkeys(pin.id for run in requested for pin in run.artifacts)
         every = [] if runs else [name for name in store.folders() if not store.is_remains(name)]
         ids = with_inputs(store, [*pinned, *every], self._is_here)
         self._outgoing = list(filter(None, (self._plan_artifact(id, leave_out) for id in ids)))
         self.n_artifacts = len(ids)
 
     def run(self, moved: Moved = lambda n_bytes: None) -> None:
-        """Push it: killed at any moment, it leaves a remote in which all that has a name is whole.
+        """Push; after a kill, all named files of the remote are complete.
 
         Raises:
-            StoreError: links, or lost records, have the place of something that is therefore left out.
+            StoreError: artifacts were skipped because of links or lost records.
         """
         for outgoing in self._outgoing:
             with self.refusing_links(outgoing.manifest.record.id):
                 self._send(outgoing, moved)
-        for run in self.whole_runs():
+        for run in self.complete_runs():
             self._remote.write(f"{NAMES}/{run.name}.json", note_text(run.as_dict()))
         self.end("pushed")
 
@@ -147,12 +147,14 @@ class Push(Transfer):
         move_all(self._remote, lambda copy: self._put(*copy, moved), outgoing.copies.items())
         if outgoing.is_written:
             manifest = outgoing.manifest
-            now = self._theirs(manifest.record.id)  # somebody may push the same, with more of its arrays
+            now = self._manifest_there(
+                manifest.record.id
+            )  # another process may have pushed it, with more of its arrays
             written = manifest if now is None else merged(now, manifest, self._remote.address)
             self._remote.write(manifest_name(manifest.record.id), written.as_bytes())
 
     def _is_here(self, id: str) -> bool:
-        """Whether an artifact can be pushed; of one that cannot, note why."""
+        """Return whether an artifact can be pushed; if not, keep the reason."""
         if id in self.refused:
             return False
         folders = [root / "artifacts" / id for root in self._store.roots]
@@ -171,10 +173,10 @@ class Push(Transfer):
 
     def _put(self, blob: Blob, file: Path, moved: Moved) -> None:
         try:
-            is_whole = file_digest(file) == blob.sha256
+            is_intact = file_digest(file) == blob.sha256
         except FileNotFoundError:
-            is_whole = False
-        if not is_whole:
+            is_intact = False
+        if not is_intact:
             raise CorruptArtifactError(f"{file}: its bytes do not match their checksum; {repair_hint(file)}")
         self._remote.put(blob.name, file)
         moved(blob.size_bytes)
@@ -185,24 +187,24 @@ class Push(Transfer):
             own = manifest_of(self._store, id, leave_out)
         if own is None:
             return None
-        theirs = self._theirs(id) if manifest_name(id) in self._there else None
-        whole = own if theirs is None else merged(theirs, own, self._remote.address)
-        folder, named_blobs = self._store.path(id), whole.blobs()
+        theirs = self._manifest_there(id) if manifest_name(id) in self._there else None
+        both = own if theirs is None else merged(theirs, own, self._remote.address)
+        folder, blobs = self._store.path(id), both.blobs()
         files = {blob: path_inside(folder, name) for name, blob in own.files()}
         files |= {blob: part_paths(holder(self._store, part), *part)[0] for part, blob in own.arrays()}
         copies = {
             blob: file
             for blob, file in files.items()
-            if blob in named_blobs and self._there.get(blob.name) != blob.size_bytes
+            if blob in blobs and self._there.get(blob.name) != blob.size_bytes
         }
-        self._there |= {blob.name: blob.size_bytes for blob in copies}  # once, of artifacts that share it
+        self._there |= {blob.name: blob.size_bytes for blob in copies}  # artifacts may share blobs
         self.plan(copies)
         self.new += [] if theirs is not None else [id]
         self.left_out += [id] if own.record.pool and len(own.parts) < len(references(self._store, own.record)) else []
-        return Outgoing(whole, copies, theirs is None or whole != theirs)
+        return Outgoing(both, copies, theirs is None or both != theirs)
 
-    def _theirs(self, id: str) -> Manifest | None:
-        """Return the remote's manifest of an artifact; None for one that is damaged, which is written again."""
+    def _manifest_there(self, id: str) -> Manifest | None:
+        """Return the remote's manifest of an artifact; None if it is missing, or damaged and thus written again."""
         name = manifest_name(id)
         try:
             return Manifest.parse(id, self._remote.read(name), f"{self._remote.address}/{name}")
@@ -216,21 +218,21 @@ class Push(Transfer):
         name = f"{NAMES}/{run.name}.json"
         if is_replacing or name not in self._there:
             return True
-        return takes_place(run, self.run_there(name), f"{self._remote.address}/{name}")
+        return takes_place(run, self.read_run(name), f"{self._remote.address}/{name}")
 
 
 def manifest_of(store: Store, id: str, leave_out: Collection[str]) -> Manifest:
-    """Return the manifest of an artifact, without arrays if it is of a stage to leave out.
+    """Return the manifest of an artifact, without arrays if its stage is in `leave_out`.
 
     Raises:
         CorruptArtifactError: its record or a note is damaged, or a part of the pool is gone.
-        LinkError: a link has the place of a part of the pool.
+        LinkError: a part of the pool is a link.
     """
     folder = store.path(id)
     text = read_whole(folder / RECORD, NOTE_LIMIT_BYTES)
     record = Record.parse(text, folder / RECORD)
     own_id = artifact_id(record.stage, record.version, record.config, record.inputs)
-    if own_id != id:  # which nobody could pull
+    if own_id != id:  # a pull would refuse it
         hint = repair_hint(folder / RECORD)
         raise CorruptArtifactError(f"{folder / RECORD}: its stage, config and inputs have the id {own_id}; {hint}")
     progress = {
@@ -259,28 +261,22 @@ def merged(first: Manifest, second: Manifest, where: str) -> Manifest:
     """Return the first of two manifests of one artifact, with the parts and sources that only the second has.
 
     Raises:
-        StoreError: they are of another content.
+        StoreError: their contents differ.
     """
     id = first.record.id
-    differing = next(
-        (
-            part
-            for part, text in second.parts.items()
-            if part in first.parts and not same_arrays(text, first.parts[part])
-        ),
-        None,
-    )
+    shared = [part for part in second.parts if part in first.parts]
+    differing = next((part for part in shared if not same_arrays(second.parts[part], first.parts[part])), None)
     if first.record.content != second.record.content or differing:
         what = f"the array {'/'.join(differing)} of {id}" if differing else id
         raise StoreError(
             f"{where}: has {what} with another content than this store, and nothing is overwritten: it was made twice, with "
-            "other numbers (another GPU, other threads); use another place, or a store of its own"
+            "different numbers (another GPU or number of threads); use another remote"
         )
     return replace(first, parts={**second.parts, **first.parts}, sources={**second.sources, **first.sources})
 
 
 def move_all(remote: Remote, move: Callable[[Item], object], items: Iterable[Item]) -> None:
-    """Call `move` for all items, as many at once as the remote can take; raise the first error, without beginning another."""
+    """Call `move` for all items, in as many threads as the remote supports; on the first error, start no more and raise it."""
     with ThreadPoolExecutor(remote.threads) as threads:
         futures = [threads.submit(move, item) for item in items]
         try:

@@ -1,4 +1,4 @@
-"""Rebuilding an artifact: what is put aside, or removed because it is stale."""
+"""Rebuilding an artifact: the old one is set aside, or removed if it is stale."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("sevila")
 
 
 def retire(store: Store, artifact: str) -> None:
-    """Remove an artifact that is stale; one of a store below is not looked at any more."""
+    """Remove an artifact if it is stale; one of a store below is hidden instead."""
     with store.lock(f"{artifact}/publish"):
         why = store.why_stale(artifact)
         if store.exists(artifact) and why:
@@ -27,7 +27,7 @@ def retire(store: Store, artifact: str) -> None:
 
 
 def aside(store: Store, artifact: str) -> Path:
-    """Return the folder in which an artifact lies while it is rebuilt; raises `StoreError` if a link has its place."""
+    """Return the folder that holds an artifact while it is rebuilt; raises `LinkError` if it is a link."""
     folder = store.root / "aside" / store.own(artifact).name
     refuse_link(folder)
     return folder
@@ -35,9 +35,9 @@ def aside(store: Store, artifact: str) -> Path:
 
 @contextmanager
 def set_aside(store: Store, artifact: str) -> Iterator[None]:
-    """Unpublish an artifact while the block rebuilds it; it comes back if that fails, or at the next try after a kill.
+    """Unpublish an artifact while the block rebuilds it; it is restored if the block fails, or by the next try after a kill.
 
-    One of a store below stays there; the rebuilt one is found before it.
+    One of a store below stays there; the rebuilt one takes precedence.
     """
     own, kept = store.own(artifact), aside(store, artifact)
     with store.lock(f"{artifact}/publish"):

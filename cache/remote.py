@@ -1,11 +1,11 @@
-"""A place that stores are shared through: a folder, or whatever fsspec reaches by an address (s3, gs, hf, ssh).
+"""Remotes, through which stores are shared: a folder, or an address that fsspec supports (s3, gs, hf, ssh).
 
-<remote>/sevila.json               what the place is; written first
-<remote>/blobs/<aa>/<sha256>       the bytes of files and arrays, under the SHA-256 that they have
-<remote>/artifacts/<id>.json       what makes up an artifact (cache/manifest.py), written after all its blobs
+<remote>/sevila.json               marks the place as a remote; written first
+<remote>/blobs/<aa>/<sha256>       the bytes of files and arrays, named by their SHA-256
+<remote>/artifacts/<id>.json       the manifest of an artifact (cache/manifest.py), written after all its blobs
 <remote>/names/<name>.json         a named run, written after all its artifacts
 
-A blob is never changed, and no name is given before all of it is there.
+A blob never changes, and a file gets its name only once it is complete.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ else:
     fsspec = Lazy("fsspec")
 
 ABOUT, FORMAT = "sevila.json", {"format": 1}
-NO_FILE = -1  # the size of a link, or whatever else is not a file
-OLD_SECONDS = 86400.0  # nobody writes one file for longer
-# Where an upload is seen whole or not at all; elsewhere a file gets its name once it is written.
+NO_FILE = -1  # the size of a link, or of anything else that is not a regular file
+OLD_SECONDS = 86400.0  # longer than the upload of one file takes
+# Protocols with atomic uploads; elsewhere a file is written under another name and renamed.
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "hf", "memory"}
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "ssh": "ssh", "sftp": "ssh"}
 
 
 class Remote:
-    """The files of a place, by their names relative to it.
+    """The files of a remote, by their names relative to it.
 
-    Whatever its file system raises becomes a `MachineError` that names the place; errors of this machine's disk stay `OSError`.
+    Errors of its file system become a `MachineError` that names the remote; errors of this machine's disk stay `OSError`.
     """
 
     def __init__(self, address: str) -> None:
-        """Raises `StoreError` for an address that nothing here can reach, or that is a store itself."""
+        """Parse an address; raises `StoreError` if no file system here supports it."""
         self.address = address
         try:
             with self._errors():
                 self._files, root = fsspec.url_to_fs(str(Path(address).expanduser()) if address[:1] == "~" else address)
         except MachineError as error:
-            raise StoreError(_way_to(address, error)) from error
+            raise StoreError(_unsupported(address, error)) from error
         protocols = {self._files.protocol} if isinstance(self._files.protocol, str) else {*self._files.protocol}
         self._is_object_store = bool(protocols & OBJECT_STORES)
         self._root = root.rstrip("/") or "/"
@@ -60,16 +60,16 @@ class Remote:
         self.threads = 8 if self._files.async_impl else 1
 
     def begin_reading(self) -> None:
-        """Raise `StoreError` unless something was pushed here."""
+        """Raise `StoreError` unless this is a remote."""
         with self._errors():
             self._files.invalidate_cache()
-            is_there = self._files.exists(self._path(ABOUT))
-        if not is_there:
-            raise StoreError(f"{self.address}: `sevila cache push` has put nothing there")
+            exists = self._files.exists(self._path(ABOUT))
+        if not exists:
+            raise StoreError(f"{self.address}: is not a remote; `sevila cache push` creates one")
         self._check_format()
 
     def begin_writing(self) -> None:
-        """Say what the place is if it is new; raise `StoreError` if it holds other things."""
+        """Mark a new place as a remote; raises `StoreError` if it holds other files."""
         with self._errors():
             self._files.invalidate_cache()
             if self._files.exists(self._path(ABOUT)):
@@ -83,7 +83,7 @@ class Remote:
             if json.loads(self.read(ABOUT)) == FORMAT:
                 return
         raise StoreError(
-            f"{self.address}/{ABOUT}: is not {json.dumps(FORMAT)}: written by another version, or not by `push`"
+            f"{self.address}/{ABOUT}: expected {json.dumps(FORMAT)}; it was written by another version, or not by `push`"
         )
 
     def _refuse_foreign(self) -> None:
@@ -93,25 +93,23 @@ class Remote:
             entries = [name.rstrip("/").rpartition("/")[2] for name in self._files.ls(self._root, detail=False)]
             names = {name for name in entries if name and not name.startswith((".", f"{ABOUT}."))} - {"lost+found"}
             if names & OWN_NAMES:
-                raise StoreError(
-                    f"{self.address}: is a store itself; `--below` reads one, and `push` wants a place of its own"
-                )
+                raise StoreError(f"{self.address}: is a store; read it with `--below`, or push to a place of its own")
             if names:
                 first = ", ".join(sorted(names)[:3])
-                raise StoreError(f"{self.address} holds other things ({first}): give a place that is new or empty")
+                raise StoreError(f"{self.address} is not a remote: it holds {first}; give a new or empty place")
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Return the sizes in bytes of all files in a folder, at any depth, by name; `NO_FILE` of links and the like."""
+        """Return the sizes in bytes of all files in a folder, at any depth, by name; `NO_FILE` for links and the like."""
         with self._errors():
             self._files.invalidate_cache()
-            below = self._path(folder)
+            root = self._path(folder)
             if self._folder is not None:
-                return dict(_local_sizes(self._folder, Path(below)))
+                return dict(_local_sizes(self._folder, Path(root)))
             try:
-                entries = self._files.find(below, detail=True)
+                entries = self._files.find(root, detail=True)
             except FileNotFoundError:
                 return {}
-        return {f"{folder}/{path.split(f'{below}/', 1)[-1]}": int(entry["size"]) for path, entry in entries.items()}
+        return {f"{folder}/{path.split(f'{root}/', 1)[-1]}": int(entry["size"]) for path, entry in entries.items()}
 
     def read(self, name: str) -> bytes:
         """Return all bytes of a small file; raises `FileNotFoundError` if there is none."""
@@ -121,20 +119,20 @@ class Remote:
         with self._errors(missing=True):
             size_bytes = self._files.info(path)["size"]
             if size_bytes > NOTE_LIMIT_BYTES:
-                raise StoreError(f"{self.address}/{name}: {size_bytes} bytes, wanted at most {NOTE_LIMIT_BYTES}")
+                raise StoreError(f"{self.address}/{name}: {size_bytes} bytes, expected at most {NOTE_LIMIT_BYTES}")
             content: bytes = self._files.cat_file(path)
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file in one piece, in place of what may be there."""
-        self._place(name, lambda part: part.write_bytes(content), lambda path: self._files.pipe_file(path, content))
+        """Write a small file atomically, replacing an existing one."""
+        self._write(name, lambda part: part.write_bytes(content), lambda path: self._files.pipe_file(path, content))
 
     def put(self, name: str, file: Path) -> None:
-        """Copy a file of this machine to the place; nobody sees a part of it there."""
-        self._place(name, lambda part: _copy(file, part), lambda path: self._files.put_file(str(file), path))
+        """Copy a local file to the remote, atomically."""
+        self._write(name, lambda part: _copy(file, part), lambda path: self._files.put_file(str(file), path))
 
     def get(self, name: str, file: Path) -> None:
-        """Copy a file of the place into one of this machine that is there to be written to."""
+        """Copy a file of the remote into an existing local file."""
         path = self._path(name)
         if self._folder is not None:
             return _copy(Path(path), file)
@@ -142,9 +140,9 @@ class Remote:
             self._files.get_file(path, str(file))
         return None
 
-    def _place(self, name: str, locally: Callable[[Path], object], remotely: Callable[[str], object]) -> None:
+    def _write(self, name: str, locally: Callable[[Path], object], remotely: Callable[[str], object]) -> None:
         path = self._path(name)
-        part_path = f"{path}.{uuid.uuid4().hex}.part"  # two that push from containers may have the same process id
+        part_path = f"{path}.{uuid.uuid4().hex}.part"  # process ids of several containers may be equal
         if self._folder is not None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             with being_written(Path(part_path)) as part:
@@ -172,21 +170,21 @@ class Remote:
 
     @contextmanager
     def _errors(self, missing: bool = False) -> Iterator[None]:
-        """Name the place in whatever its file system raises; `missing`: let `FileNotFoundError` through."""
+        """Convert errors of the file system to `MachineError`; `missing`: let `FileNotFoundError` through."""
         try:
             yield
         except SevilaError:
             raise
-        except Exception as error:  # every file system has errors of its own, and of the libraries it stands on
+        except Exception as error:  # file systems raise their own errors, and those of their libraries
             if (missing and isinstance(error, FileNotFoundError)) or (isinstance(error, OSError) and error.filename):
                 raise
             what = " ".join(str(error).split()) or type(error).__name__
             raise MachineError(
-                f"{self.address}: {what}; when the cause is gone, run the same command again: what has arrived stays"
+                f"{self.address}: {what}; remove the cause and run the same command again: transferred files are kept"
             ) from error
 
 
-def _way_to(address: str, error: MachineError) -> str:
+def _unsupported(address: str, error: MachineError) -> str:
     cause = error.__cause__
     protocol = address.split("://")[0]
     if isinstance(cause, ImportError) and protocol in EXTRAS:
@@ -194,12 +192,12 @@ def _way_to(address: str, error: MachineError) -> str:
     if isinstance(cause, ImportError):
         return f"{address}: {cause} (with pip, beside sevila-pipeline)"  # fsspec names the package of each address
     if isinstance(cause, ValueError):
-        return f"{address}: {cause}; wanted a folder, or an address such as s3://BUCKET/PATH, gs://, hf:// or ssh://HOST/PATH"
+        return f"{address}: {cause}; expected a folder, or an address such as s3://BUCKET/PATH, gs://, hf:// or ssh://HOST/PATH"
     return str(error)
 
 
 def _local_sizes(root: Path, folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield names and sizes of files; what a push that was killed long ago left half written goes."""
+    """Yield names and sizes of files; parts that a push left more than `OLD_SECONDS` ago are removed."""
     for path in sorted(folder.rglob("*")):
         with suppress(FileNotFoundError):
             status = path.lstat()

@@ -1,4 +1,4 @@
-"""Which artifacts are stale: an input, directly or through others, has other content now than they were made from."""
+"""Stale artifacts: the content of an input, direct or indirect, has changed since they were made."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def why_stale(store: Store, artifact: str, known: dict[str, str]) -> str:
-    """Return which input has other content now than a published artifact was made from.
+    """Return which input's content has changed since a published artifact was made; empty if none has.
 
-    Empty if none has, and where that cannot be compared, as the input is not in the store. Nothing but records is read.
+    Inputs that are not in the store cannot be compared, and count as unchanged. Only records are read.
 
     Args:
-        known: what was found out of other artifacts; gains what is found out here.
+        known: cache of results by id, which is updated.
     """
     if artifact in known:
         return known[artifact]
     records: dict[str, Record] = {}
 
     def inputs_of(id: str) -> list[str]:
-        with suppress(CorruptArtifactError, StoreError):  # damaged, as its reader says, or from outside, or gone
+        with suppress(CorruptArtifactError, StoreError):  # damaged (its reader reports it), an outside source, or gone
             records[id] = store.record(id)
             return [input for input in records[id].inputs.values() if input is not None and input not in known]
         return []
@@ -38,13 +38,13 @@ def why_stale(store: Store, artifact: str, known: dict[str, str]) -> str:
 
 
 def why_record_stale(store: Store, record: Record, known: dict[str, str]) -> str:
-    """Return the same of an artifact that may not be published yet."""
+    """Return the same for an artifact that may not be published yet."""
     for name, input in record.inputs.items():
         if input is None:
             continue
         try:
             now = store.record(input).content
-        except (CorruptArtifactError, StoreError):  # damaged, as its reader says; one from outside, or gone
+        except (CorruptArtifactError, StoreError):  # damaged (its reader reports it), an outside source, or gone
             continue
         if record.input_contents.get(name, now) != now:
             return f"its input {name} {input} has other content now"

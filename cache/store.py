@@ -1,11 +1,11 @@
-"""The store: immutable artifacts in folders, each of which exists if and only if its `record.json` does.
+"""The store: immutable artifacts in folders; an artifact exists if and only if its `record.json` does.
 
-<root>/artifacts/<id>/record.json        written last, then the whole folder is renamed into place
-<root>/partial/<id>/                      work in progress, kept after a kill so that finished shards are not repeated
-<root>/pool/<space>/<key[:2]>/<key>/      arrays by content that artifacts point into, see cache/pool.py
-<root>/locks/                             advisory locks; the operating system frees a dead holder's
-<root>/pulled.json                        what came with artifacts from elsewhere, see cache/pulled.py
-<root>/digests.json                       SHA-256 of files outside the store, remembered by size, mtime and inode
+<root>/artifacts/<id>/record.json        written last, then the folder is renamed into place
+<root>/partial/<id>/                      unfinished artifacts, kept after a kill so that finished shards are not repeated
+<root>/pool/<space>/<key[:2]>/<key>/      arrays that artifacts point to, see cache/pool.py
+<root>/locks/                             advisory locks; the operating system frees those of a dead process
+<root>/pulled.json                        facts about pulled artifacts, see cache/pulled.py
+<root>/digests.json                       cached SHA-256 of files outside the store, see cache/digests.py
 """
 
 from __future__ import annotations
@@ -34,64 +34,67 @@ if TYPE_CHECKING:
 log = logging.getLogger("sevila")
 
 PULLED = "pulled.json"  # see cache/pulled.py
-MOST_RECORDS = 1 << 14  # kept in memory: chains ask for the same ones again and again
-SNAPSHOTS = "snapshots"  # folder in it of a long work's states, which go when the artifact is published
+MAX_RECORDS = 1 << 14  # cached in memory, as chains read the same records repeatedly
+SNAPSHOTS = "snapshots"  # folder in `progress` with a training's checkpoints, removed on publication
 BESIDE_RECORD = (PLAN, DROPPED)
 
 
 class Store:
-    """The artifacts under one root folder, and those of other stores below it, which are only read."""
+    """The artifacts under one root folder, and those of read-only stores layered below it."""
 
     def __init__(self, root: Path, below: Sequence[Path] = ()) -> None:
-        """`below` are the roots of other stores, nearest first; raises `StoreError` if one of them, or `root`, is no store."""
+        """Open a store; `below` are the roots of others, nearest first. Raises `StoreError` if one of them is no store."""
         if root.exists() and not root.is_dir():
-            raise StoreError(f"{root} is a file; a store is a folder: give another one, which may be new")
+            raise StoreError(f"{root} is a file; expected a folder, which may be new")
         for folder in below:
             if not (folder / "artifacts").is_dir():
-                raise StoreError(f"{folder} is no store to read from: it holds no folder `artifacts`")
+                raise StoreError(
+                    f"{folder} is not a store: it has no folder `artifacts`; --below expects existing stores"
+                )
         self.root = root.absolute()
         self.roots = (self.root, *(folder.absolute() for folder in below))  # nearest first
         for path in [folder / name for folder in self.roots for name in OWN_NAMES]:
             refuse_link(path)
         own, *others = (folder / name for folder in self.roots for name in ("digests.json", PULLED))
         self.digests = DigestCache(own, others)
-        self._records: dict[tuple[Path, str], tuple[tuple[int, ...], Record]] = {}  # as read, by inode, time and size
-        self._looks: dict[str, tuple[Path, tuple[int, ...]]] | None = None  # within `one_look`: what `_place` has seen
-        self._hidden_below: set[str] = set()  # what the stores below hold of these does not count
+        # Records as read, with inode, mtime and size of their file, by root and artifact.
+        self._records: dict[tuple[Path, str], tuple[tuple[int, ...], Record]] = {}
+        self._locations: dict[str, tuple[Path, tuple[int, ...]]] | None = None  # cache of `_locate` within `one_look`
+        self._hidden_below: set[str] = set()  # artifacts that are ignored in the stores below
 
     def path(self, artifact: str) -> Path:
-        """Return the folder of a published artifact, whether or not it exists."""
+        """Return the folder of an artifact, which need not exist."""
         if not is_name(artifact):
             raise StoreError(f"{artifact!r} is not an artifact id; `sevila cache ls` lists them")
         return self.layer(artifact) / "artifacts" / artifact
 
     def layer(self, artifact: str) -> Path:
-        """Return the root of the store that holds an artifact; one's own where none does."""
-        return self._place(artifact)[0]
+        """Return the root of the store that holds an artifact; this store's own if none does."""
+        return self._locate(artifact)[0]
 
     @contextmanager
     def one_look(self) -> Iterator[None]:
-        """Look for each artifact once while the block lists many: it sees each as it was then, changed meanwhile or not."""
-        before, self._looks = self._looks, {}
-        collects = gc.isenabled()
-        gc.disable()  # records hold no cycles, and to look for some among thousands takes a tenth of the time
+        """Locate each artifact only once while the block lists many; later changes are not seen within the block."""
+        before, self._locations = self._locations, {}
+        was_enabled = gc.isenabled()
+        gc.disable()  # records hold no cycles, and collection among thousands takes a tenth of the time
         try:
             yield
         finally:
-            self._looks = before
-            if collects:
+            self._locations = before
+            if was_enabled:
                 gc.enable()
 
-    def _place(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
-        """Return the root that holds an artifact and what changes when its record does; nothing of that where none holds it."""
-        if self._looks is None:
-            return self._look(artifact)
-        place = self._looks.get(artifact)
-        if place is None:
-            place = self._looks[artifact] = self._look(artifact)
-        return place
+    def _locate(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
+        """Return the root that holds an artifact, and inode, mtime and size of its record; the latter empty if none does."""
+        if self._locations is None:
+            return self._locate_on_disk(artifact)
+        location = self._locations.get(artifact)
+        if location is None:
+            location = self._locations[artifact] = self._locate_on_disk(artifact)
+        return location
 
-    def _look(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
+    def _locate_on_disk(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
         for root in self.roots if is_name(artifact) else ():
             folder = f"{root}/artifacts/{artifact}"
             try:
@@ -103,53 +106,53 @@ class Store:
         return self.root, ()
 
     def partial(self, artifact: str) -> Path:
-        """Return the folder in which an artifact is being made; raises `StoreError` if a link has its place or the artifact's."""
+        """Return the folder of an unfinished artifact; raises `LinkError` if it, or the finished artifact's, is a link."""
         folder = self.root / "partial" / self.path(artifact).name
         refuse_link(self.own(artifact))
         refuse_link(folder)
         return folder
 
     def own(self, artifact: str) -> Path:
-        """Return the folder that an artifact has, or would have, in this store and in none below it."""
+        """Return the folder of an artifact in this store, not in one below it; it need not exist."""
         return self.root / "artifacts" / self.path(artifact).name
 
     def exists(self, artifact: str) -> bool:
-        """Whether the artifact is published."""
-        return bool(self._place(artifact)[1])
+        """Return whether the artifact is published."""
+        return bool(self._locate(artifact)[1])
 
     def record(self, artifact: str) -> Record:
         """Return the record of a published artifact; raises `StoreError` if there is none."""
-        root, stamp = self._place(artifact)
+        root, stamp = self._locate(artifact)
         if not stamp:
             refuse_link(self.own(artifact))
-            raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists what there is")
+            raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists all")
         known = self._records.get((root, artifact))
         if known is not None and known[0] == stamp:
             return known[1]
-        path = f"{root}/artifacts/{artifact}/{RECORD}"  # as text: one of ten thousand
+        path = f"{root}/artifacts/{artifact}/{RECORD}"  # a str, as pathlib is slow for ten thousand records
         record = Record.load(path)
         if record.id != artifact:
             raise CorruptArtifactError(f"{path}: is the record of {record.id}; {repair_hint(path)}")
-        if len(self._records) >= MOST_RECORDS:
+        if len(self._records) >= MAX_RECORDS:
             self._records.clear()
         self._records[root, artifact] = stamp, record
         return record
 
     def checked_file(self, record: Record, name: str) -> Path:
-        """Return the path of one of an artifact's files after comparing all of it with its SHA-256.
+        """Return the path of one of an artifact's files after verifying its SHA-256.
 
         Raises:
-            CorruptArtifactError: the bytes are not those that were written.
+            CorruptArtifactError: the bytes do not match, or the record does not list the file.
         """
         path = path_inside(self.path(record.id), name)
         if name not in record.files:
-            raise CorruptArtifactError(f"{path}: its record does not name it; {repair_hint(path)}")
+            raise CorruptArtifactError(f"{path}: is not listed in its artifact's record; {repair_hint(path)}")
         if not path.is_file() or file_digest(path) != record.files[name]["sha256"]:
             raise CorruptArtifactError(f"{path}: its bytes do not match their checksum; {repair_hint(path)}")
         return path
 
     def of_stage(self, stage: str) -> list[Record]:
-        """Return the records of a stage's artifacts, the newest first; without damaged ones, which are no reason to stop."""
+        """Return the records of a stage's artifacts, the newest first; damaged ones are skipped."""
         records = []
         for name in self:
             with suppress(CorruptArtifactError):
@@ -160,29 +163,29 @@ class Store:
         return (name for name in self.folders() if self.exists(name))
 
     def folders(self) -> list[str]:
-        """Return the names of all artifacts' folders, with or without a record, here and below."""
+        """Return the names of all artifact folders, with or without a record, in this store and those below."""
         folders = [root / "artifacts" for root in self.roots]
         names = {entry.name for folder in folders if folder.is_dir() for entry in os.scandir(folder)}
-        return [name for name in sorted(names) if is_name(name)]  # desktops leave files of theirs
+        return [name for name in sorted(names) if is_name(name)]  # skips hidden files, such as a desktop's
 
     def lost(self) -> list[str]:
-        """Return the ids of the folders whose record is lost; not of what a removal that was killed leaves."""
+        """Return the ids of the folders whose record is lost, without the remains of killed removals."""
         return [name for name in self.folders() if self.is_lost(name) and not self.is_remains(name)]
 
     def is_lost(self, name: str) -> bool:
-        """Whether only the folder of an artifact is left, without its record."""
+        """Return whether an artifact has a folder, but no record."""
         return not self.exists(name) and self.own(name).is_dir() and not self.own(name).is_symlink()
 
     def is_remains(self, name: str) -> bool:
-        """Whether a folder is what a removal that was killed leaves: no record, nor anything to make one of."""
+        """Return whether a folder is the remains of a killed removal: without record, plan and former record."""
         return self.is_lost(name) and not any((self.own(name) / path).exists() for path in BESIDE_RECORD)
 
     def lock(self, name: str, thread_local: bool = True) -> NamedLock:
-        """Return a lock shared by all processes that use this store; who waits for it says so, see cache/locks.py.
+        """Return a lock shared by all processes that use this store, see cache/locks.py.
 
-        Lock files are never removed: a process about to open one would fail, or lock a file that nobody else sees.
+        Lock files are never removed, as a process about to open one would fail, or lock an unlinked file.
         """
-        from cache.locks import NamedLock  # here, as commands that only look need none
+        from cache.locks import NamedLock  # here, as read-only commands need no locks
 
         path = self.root / "locks" / f"{name}.lock"
         refuse_link(path, self.root)
@@ -202,11 +205,11 @@ class Store:
     def publish(self, record: Record) -> None:
         """Turn the partial folder of `record.id` into the artifact: sync, write the record last, rename.
 
-        The caller holds the artifact's `publish` lock and has seen that it is not published yet.
+        The caller holds the artifact's `publish` lock and has checked that it is not published yet.
         """
         partial = self.partial(record.id)
         refuse_links(partial)
-        for left_over in partial.rglob("*.part"):  # of processes that were killed while they wrote
+        for left_over in partial.rglob("*.part"):  # of killed processes
             left_over.unlink()
         for folder in [entry for entry in partial.rglob("*") if entry.is_dir()]:
             sync(folder)
@@ -215,16 +218,16 @@ class Store:
         self.move_in(record.id, partial)
 
     def finish(self, artifact: str) -> bool:
-        """Publish what a process had only to move into place when it was killed; return whether the artifact is current now.
+        """Complete the publication by a process that was killed before its last step; return whether the artifact is current.
 
-        What was made from inputs of other content than these have now is not published.
+        A stale artifact is not published.
         """
         path = self.partial(artifact) / RECORD
         if path.exists():
             with self.lock(f"{artifact}/publish"), suppress(CorruptArtifactError, FileNotFoundError):
                 record = Record.load(path)
                 if record.id != artifact or why_record_stale(self, record, {}):
-                    log.warning("%s: is not what its inputs make now; it is rebuilt", path.parent)
+                    log.warning("%s: is stale; it is rebuilt", path.parent)
                     path.unlink()
                 else:
                     refuse_links(path.parent)
@@ -232,7 +235,7 @@ class Store:
         return self.is_current(artifact)
 
     def move_in(self, artifact: str, folder: Path) -> None:
-        """Have a folder that holds all of an artifact be the artifact; the caller holds its `publish` lock."""
+        """Move a complete folder into the artifact's place; the caller holds its `publish` lock."""
         final = self.own(artifact)
         remove_whole(folder / PROGRESS / SNAPSHOTS)
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -241,45 +244,45 @@ class Store:
         sync(final.parent)
 
     def is_current(self, artifact: str) -> bool:
-        """Whether the artifact is published, and its inputs still have the content that it was made from."""
+        """Return whether the artifact is published, and its inputs still have the content that it was made from."""
         return self.exists(artifact) and not self.why_stale(artifact)
 
     def why_stale(self, artifact: str, known: dict[str, str] | None = None) -> str:
-        """Return which input has other content now than a published artifact was made from; see cache/stale.py.
+        """Return which input's content has changed since a published artifact was made; empty if none, see cache/stale.py.
 
         Args:
-            known: why other artifacts are stale, for callers that ask for many.
+            known: cache of results by id, for repeated calls.
         """
         return why_stale(self, artifact, {} if known is None else known)
 
     def hide_below(self, artifact: str) -> None:
-        """Look away from what the stores below hold of an artifact."""
+        """Ignore an artifact in the stores below."""
         self._hidden_below.add(artifact)
 
     @contextmanager
     def hiding_below(self, names: Iterable[str]) -> Iterator[None]:
-        """Look away, while the block rebuilds these, from what the stores below hold of them."""
-        more = set(names) - self._hidden_below
-        self._hidden_below |= more
+        """Ignore artifacts in the stores below while the block rebuilds them."""
+        added = set(names) - self._hidden_below
+        self._hidden_below |= added
         try:
             yield
         finally:
-            self._hidden_below -= more
+            self._hidden_below -= added
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete an artifact's folder, whose `publish` lock the caller holds; its record first."""
+    """Delete an artifact's folder, its record first; the caller holds its `publish` lock."""
     remove_records(folder)
     remove_whole(folder)
 
 
 def remove_records(folder: Path) -> None:
-    """Turn an artifact into a folder that goes: the record last, so that what is left of it is no lost artifact."""
+    """Unpublish an artifact before its removal; the record goes last, so that the remains do not count as a lost artifact."""
     for path in (*BESIDE_RECORD, RECORD):
         if not (folder / path).parent.is_symlink():
             (folder / path).unlink(missing_ok=True)
 
 
 def stores_below() -> list[Path]:
-    """Return the stores that SEVILA_STORE_BELOW names, nearest first."""
+    """Return the stores in SEVILA_STORE_BELOW, nearest first."""
     return [Path(folder) for folder in os.environ.get("SEVILA_STORE_BELOW", "").split(os.pathsep) if folder]

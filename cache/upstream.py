@@ -1,4 +1,4 @@
-"""The order in which chains of artifacts are walked: in a loop, as a chain of years is longer than Python calls deep."""
+"""Walking chains of artifacts in topological order: in a loop, as a long chain exceeds Python's recursion limit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Known = TypeVar("Known")
 def inputs_first(
     id: str, inputs_of: Callable[[str], Sequence[str]], known: MutableMapping[str, Known], unknown: Known
 ) -> Iterator[str]:
-    """Yield an artifact after all that it was made from, each once and none that is a key of `known`.
+    """Yield an artifact and everything upstream, inputs first, each once, except keys of `known`.
 
-    What is yielded has become such a key, with the value `unknown`: so a record that claims to come from itself ends the walk.
+    Each visited id is added to `known` with the value `unknown`, so that a cycle of records ends the walk.
     """
     waiting = [(id, False)]
     while waiting:

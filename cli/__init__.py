@@ -1,4 +1,4 @@
-"""The `sevila` command: reads options, calls, prints; a file for each group of commands."""
+"""The `sevila` command: parse options, call the other rooms, print; one file per group of commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-import pipeline  # noqa: F401 - clears what BLAS libraries read when they are loaded, as cache loads numpy
+import pipeline  # noqa: F401 - clears variables that BLAS libraries read at import, before cache imports numpy
 from cache.errors import SevilaError, sentence
 from cache.printable import printable
 from cli.terminal import RED, drop_output, flush_output, print_last, set_up_output
@@ -18,12 +18,12 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 for an error that the message explains, 130 when interrupted.
+    """Run one command and return its exit status: 0, 1 after an error message, 130 after an interrupt.
 
-    141, as if ended by SIGPIPE, where what reads our output has read enough.
+    141, as after SIGPIPE, if the reader of the output has closed it.
 
     Raises:
-        SystemExit: with 2, after a line that says what is wrong with the arguments.
+        SystemExit: with 2, after a line that describes the error in the arguments.
     """
     set_up_output(is_program=arguments is None)
     try:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _status(sys.argv[1:] if arguments is None else arguments)
         finally:
             flush_output()
-            if arguments is None:  # at its end Python would look through all that there is once more
+            if arguments is None:  # saves the garbage collection at exit
                 gc.freeze()
     except OSError as error:
         return _failed_by_machine(error)
@@ -43,7 +43,7 @@ def _status(arguments: Sequence[str]) -> int:
 
     try:
         if sys.flags.optimize:
-            raise SevilaError("Python's option -O, or PYTHONOPTIMIZE, takes checks out of libraries: run without it")
+            raise SevilaError("Python's option -O (PYTHONOPTIMIZE) removes checks from libraries; run without it")
         return run_command(arguments, shlex.join(["sevila", *arguments]))
     except UsageError as error:
         _failed(str(error))
@@ -53,24 +53,26 @@ def _status(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _failed_by_machine(error)
     except KeyboardInterrupt:
-        print_last("interrupted; the same command goes on from the last finished shard or state")
+        print_last("interrupted; the same command resumes from the last finished shard or checkpoint")
         return 130
 
 
 def _failed_by_machine(error: OSError) -> int:
-    """Disk full, permission denied, a mount gone: what is finished stays. Or the reader of our output takes no more of it."""
+    """Print an error of the machine (disk full, permission denied, mount gone), or of the output, and return the status."""
     is_refused = drop_output()
     if is_refused and isinstance(error, BrokenPipeError):
         return 128 + signal.SIGPIPE
-    # Errors of the store name a file. An output without a buffer shows no trace of what it has refused.
+    # Errors of the store name a file; FULL covers an unbuffered output, which keeps no trace of a failed write.
     if error.filename or not (is_refused or error.errno in FULL):
         return _failed(sentence(error))
-    return _failed(f"standard output: {error.strerror}; not all was printed. Print to where there is room")
+    return _failed(
+        f"standard output: {error.strerror}; the output is incomplete: redirect it to a disk with free space"
+    )
 
 
 def _failed(message: str) -> int:
     try:
         print_last(f"error: {printable(message)}", RED)
-    except OSError:  # there is nowhere to print to; the exit status says it
+    except OSError:  # stderr is closed, too; the exit status remains
         drop_output()
     return 1

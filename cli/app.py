@@ -1,4 +1,4 @@
-"""The tree of commands, the options that all of them have, and what becomes of arguments that fit none."""
+"""The tree of commands, the options that all of them share, and errors in arguments."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from cli.terminal import help_console, is_terminal, set_up_log
 
 RUN = Group.create_ordered("Run")
 READ = Group.create_ordered("Read what runs left")
-KEEP = Group.create_ordered("Look after the store")
-KNOWN = Group.create_ordered("What there is to run")
+KEEP = Group.create_ordered("Manage the store")
+KNOWN = Group.create_ordered("Check the machine, and list what can be run")
 ABOUT = Group.create_ordered("About the command")
 
 Commands = dict[str, Callable[..., Any]]
 
-# The words after `sevila`; what `--help` says of each command is its docstring.
+# Names of commands; `--help` shows the docstrings.
 COMMANDS: dict[Group, Commands] = {
     RUN: {
         "demo": run_commands.demo,
@@ -70,7 +70,7 @@ KEYFRAMES: Commands = {"select": keyframes_commands.select, "export": keyframes_
 WEIGHT_COMMANDS: Commands = {
     "ls": weights_commands.ls,
     "show": weights_commands.show,
-    "import": weights_commands.take_in,
+    "import": weights_commands.import_weights,
     "export": weights_commands.export,
     "compare": weights_commands.compare,
 }
@@ -89,10 +89,10 @@ CACHE: Commands = {
 
 
 def run_command(arguments: Sequence[str], command_line: str) -> int:
-    """Run what the arguments ask for and return its exit status; `command_line` is how it was typed.
+    """Run the command in the arguments and return its exit status; `command_line` is the text as typed, for reports.
 
     Raises:
-        UsageError: no command takes these arguments.
+        UsageError: no command accepts these arguments.
     """
     try:
         return int(_call(app.meta, arguments, command_line=command_line) or 0)
@@ -101,7 +101,7 @@ def run_command(arguments: Sequence[str], command_line: str) -> int:
 
 
 def _call(tree: App, tokens: Sequence[str], **context: Any) -> Any:
-    """Call the command that the tokens name, with what it takes of `context`."""
+    """Call the command that the tokens name, with the values of `context` that it accepts."""
     command, bound, context_names = tree.parse_args(tokens, exit_on_error=False, print_error=False)
     if getattr(command, "__func__", None) is App.help_print:
         bound.arguments["console"] = help_console()
@@ -113,17 +113,17 @@ def _usage_message(error: CycloptsError) -> str:
     command, message = " ".join(["sevila", *(error.command_chain or ())]), str(error)
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens and error.app is not None:
         token = error.unused_tokens[0]
-        message = f"`{command}` takes no {token!r}{did_you_mean(token, (n for n in error.app if n[0] != '-'))}."
+        message = f"`{command}` accepts no {token!r}{did_you_mean(token, (n for n in error.app if n[0] != '-'))}."
     return f"{message}{'' if message.endswith(('.', '?')) else '.'} See `{command} --help`."
 
 
-def _default_worth_showing(value: Any) -> Any:
+def _shown_default(value: Any) -> Any:
     return None if value is None or value is False or value in ("", [], ()) else value
 
 
 def _add(parent: App, commands: Commands, group: Group | None = None) -> None:
-    for place, (name, command) in enumerate(commands.items()):
-        parent.command(command, name=name, sort_key=place, group=group)
+    for position, (name, command) in enumerate(commands.items()):
+        parent.command(command, name=name, sort_key=position, group=group)
 
 
 app = App(
@@ -135,27 +135,25 @@ sevila run plain --annotations questions.csv --videos FOLDER --weights Salesforc
     help_format="plaintext",
     help_formatter="default" if is_terminal() else "plain",
     version=lambda: version("sevila-pipeline"),
-    default_parameter=Parameter(negative=(), allow_repeating=True, show_default=_default_worth_showing),
+    default_parameter=Parameter(negative=(), allow_repeating=True, show_default=_shown_default),
 )
 for group, commands in COMMANDS.items():
     _add(app, commands, group)
-moments = App("moments", help="Moment retrieval in the files of its benchmark.", group=READ, sort_key=9)
+moments = App("moments", help="Moment retrieval: evaluate, use and write submission files.", group=READ, sort_key=9)
 _add(moments, MOMENTS)
 keyframes = App(
-    "keyframes", help="Keyframes by scores made elsewhere, and for models that run elsewhere.", group=READ, sort_key=8
+    "keyframes", help="Select keyframes by external scores, and export them for other models.", group=READ, sort_key=8
 )
 _add(keyframes, KEYFRAMES)
-runs = App("runs", help="List named runs; or show or forget one.", group=KEEP, sort_key=0)
+runs = App("runs", help="List named runs; show or remove one.", group=KEEP, sort_key=0)
 runs.default(runs_commands.ls)
 _add(runs, RUNS)
-cache = App("cache", help="Look into the store, and keep it tidy.", group=KEEP, sort_key=1)
+cache = App("cache", help="Inspect, verify, clean up and share the store.", group=KEEP, sort_key=1)
 _add(cache, CACHE)
-weights = App(
-    "weights", help="Weights: which there are, and how they go to others and come from them.", group=KEEP, sort_key=2
-)
+weights = App("weights", help="List, inspect, compare, import and export weights.", group=KEEP, sort_key=2)
 _add(weights, WEIGHT_COMMANDS)
-for below in (keyframes, moments, runs, cache, weights):
-    app.command(below)
+for subcommands in (keyframes, moments, runs, cache, weights):
+    app.command(subcommands)
 app.register_install_completion_command(group=ABOUT)
 for flag in ("--help", "--version"):
     app[flag].group = ABOUT
@@ -173,10 +171,10 @@ def launch(
     """Call the command that the tokens name.
 
     Args:
-        store: the artifacts
-        below: a store that is only read, a colleague's for example; what it holds is not made again (repeatable)
-        quiet: print results, and what went wrong
-        verbose: say the id of everything that is made or used
+        store: folder of the artifacts
+        below: a read-only store, for example a colleague's, whose artifacts are reused (repeatable)
+        quiet: print only results, warnings and errors
+        verbose: print the id of every artifact that is made or reused
     """
     set_up_log(quiet, verbose)
     return _call(app, tokens, where=StorePlace(store, below), command_line=command_line)

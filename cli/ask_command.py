@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 @Parameter(name="*", group=PLACE_GROUP)
 @dataclass(frozen=True, kw_only=True)
 class AnsweringWeights:
-    """Whose weights answer.
+    """Weights of the backbone, the Localizer and the Answerer.
 
     Attributes:
         weights: as for `sevila run`; or demo: the tiny backbone that `sevila demo` has trained in the store
-        localizer: trained weights of the store, by id or the beginning of it; else the released ones, or BLIP-2's own
+        localizer: trained weights in the store, by id or its beginning; default: the released ones, or BLIP-2's own
         answerer: likewise
-        download: fetch weights that nobody placed from the Hugging Face Hub (docs/weights.md)
+        download: download weights without a configured place from the Hugging Face Hub (docs/weights.md)
     """
 
     weights: PlaceOption = ()
@@ -55,14 +55,14 @@ class AnsweringWeights:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class PageOptions:
-    """Where the page goes, or a page to ask on.
+    """Where to write the answer as a page, or a served page for questions.
 
     Attributes:
-        output: write a page with the strip of frames to this file
+        output: write a page with the frames to this file
         in_browser: write the page, and open it in a browser
-        serve: serve a page on 127.0.0.1 where one drops a video and types questions, until Ctrl-C
-        port: of the served page
-        upload_megabytes: largest video that the served page takes
+        serve: serve a page on 127.0.0.1 for videos and questions, until Ctrl-C
+        port: port of the served page
+        upload_megabytes: size limit for a video on the served page
     """
 
     output: OutputFile = None
@@ -73,12 +73,12 @@ class PageOptions:
 
 
 def _video(_: Any, tokens: Sequence[Token]) -> Path:
-    given = tokens[0].value
-    if "://" in given:
-        raise ValueError(f"{given} is an address; wanted a file or folder on this machine, so download it first")
-    if not given:
-        raise ValueError("wanted a video, not an empty name")
-    return Path(given)
+    video = tokens[0].value
+    if "://" in video:
+        raise ValueError(f"{video} is an address; expected a file or folder on this machine: download it first")
+    if not video:
+        raise ValueError("expected a video, not an empty name")
+    return Path(video)
 
 
 def ask(
@@ -103,7 +103,7 @@ def ask(
     Args:
         video: a video, or a folder of numbered images
         question: the question
-        options: an answer to choose from (repeatable); without any, the answer is in words
+        options: an answer to choose from (repeatable); without options, the answer is free text
     """
     from pipeline.engine.stage import RunContext
     from reports.asked_answer import answer_of, answer_text
@@ -111,15 +111,17 @@ def ask(
 
     context = RunContext.of(where.open(), vars(ExecutionOptions()) | inference.as_options())
 
-    def asked(video: Path, question: str, options: Sequence[str]) -> AskedRun:
+    def run_question(video: Path, question: str, options: Sequence[str]) -> AskedRun:
         return ask_video(AskRequest(video, question, options, settings=list(settings), **vars(answering)), context)
 
     if page.serve:
-        return _serve(asked, page, is_asked=bool(video or options))
+        if video or options:
+            raise SevilaError("--serve takes no video, question or --option: give them on the page")
+        return _serve(run_question, page)
     if video is None or not question:
-        raise SevilaError("ask what, of which video? sevila ask VIDEO QUESTION, or --serve for a page to ask on")
+        raise SevilaError("a video and a question are required: sevila ask VIDEO QUESTION, or --serve for a page")
     try:
-        run = asked(video, question, list(options))
+        run = run_question(video, question, list(options))
     except NoWeightsError as error:
         print_last(printable_lines([f"error: {printable(str(error))}", *error.hints]), RED)
         return 1
@@ -130,14 +132,11 @@ def ask(
     return 1 if answer.reason else 0
 
 
-def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOptions, is_asked: bool) -> int:
+def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOptions) -> int:
     from pipeline.inference.resident import Models, keeping_models
     from reports.ask_page import answer_page
     from reports.ask_server import served, wait
     from reports.asked_answer import answer_of
-
-    if is_asked:
-        raise SevilaError("--serve takes no video and no question: they are given on the page")
 
     models = Models()
 
@@ -147,7 +146,7 @@ def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOption
         return answer_page(run, answer_of(run))
 
     with served(answer, page.port, page.upload_megabytes) as address:
-        print_text(f"{address}  until Ctrl-C")
+        print_text(f"{address}  (Ctrl-C stops the server)")
         if page.in_browser:
             _open(address)
         wait()
@@ -167,4 +166,4 @@ def _show(run: AskedRun, answer: AskedAnswer, page: PageOptions, quiet: bool) ->
 
 def _open(address: str) -> None:
     if not webbrowser.open(address):
-        print_last(f"no browser could be opened here; the page is at {printable(address)}", YELLOW)
+        print_last(f"cannot open a browser; the page is at {printable(address)}", YELLOW)

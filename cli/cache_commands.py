@@ -1,4 +1,4 @@
-"""`sevila cache`: looking into the store, and keeping it tidy."""
+"""`sevila cache`: inspect, verify and clean up the store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cli.options import AsJson, ChainOptions, Count, Days, SeedOption, Text, Texts, Where
 from cli.terminal import print_json, print_text
 
-Id = Annotated[Text, Parameter(help="artifact id, or an unambiguous beginning of it or of its hexadecimal part")]
+Id = Annotated[Text, Parameter(help="artifact id, or an unambiguous beginning of the id or of its hexadecimal part")]
 
 
 def ls(
@@ -24,7 +24,7 @@ def ls(
 
     store = where.open()
     lines = artifact_lines(store, stage or "")
-    if stage and not lines:  # of a stage that is no more, a store may still hold artifacts
+    if stage and not lines:  # a store may hold artifacts of stages that no longer exist
         from pipeline.engine.recipe import refuse_unknown_stage
         from stages.all import STAGES
 
@@ -36,8 +36,8 @@ def show(id: Text, /, *, rows: Count = 3, as_json: AsJson = False, where: Where)
     """Show one artifact: its record and the first rows of its tables.
 
     Args:
-        id: artifact id, or the beginning of it or of its hexadecimal part, which takes the newest
-        rows: rows to show of each table
+        id: artifact id, or the beginning of the id or of its hexadecimal part, which selects the newest
+        rows: number of rows to show per table
     """
     from reports.artifacts import content, description
 
@@ -55,12 +55,12 @@ def why(
     as_json: AsJson = False,
     where: Where,
 ) -> None:
-    """Say which change makes an artifact be rebuilt, followed to its root.
+    """Explain which changes would cause artifacts to be rebuilt, traced to their root.
 
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
-        stage: only steps of this stage; else every step that is not in the store
-        than: compare with this named run; else with the nearest artifact
+        stage: only steps of this stage; default: every step that is not in the store
+        than: compare with this named run; default: with the nearest artifact
     """
     from cache.names import named_run
     from pipeline.engine.dry_run import DryRun
@@ -70,7 +70,7 @@ def why(
 
     loaded, context, sources = chain.open(recipe, seed, where.open(), remembered=KINDS)
     if stage:
-        loaded.config_of(stage)  # an unknown stage is refused before anything is walked
+        loaded.config_of(stage)  # raises for an unknown stage
     other = named_run(context.store, than) if than else None
     plan = DryRun(loaded, context)
     plan.walk(chain_of(loaded), sources)
@@ -79,7 +79,7 @@ def why(
 
 
 def ancestry(id: Id, /, *, as_json: AsJson = False, where: Where) -> None:
-    """Show all that an artifact was made from, to outside sources."""
+    """Show everything that an artifact was made from, down to outside sources."""
     from cache.lineage import ancestry
     from cache.matching import find
     from reports.artifacts import ancestry_text
@@ -96,12 +96,12 @@ def verify(
     as_json: AsJson = False,
     where: Where,
 ) -> int:
-    """Reread every byte of artifacts against their checksums; exit status 1 if anything is wrong.
+    """Verify artifacts against their checksums by rereading every byte; exit status 1 if there are problems.
 
     Args:
-        ids: artifact, or the beginning of its id; or part of the pool
-        everything: the whole store, and parts of the pool that nobody uses
-        drop: remove what is damaged, and only that, so that the next run of its recipe makes it again
+        ids: artifact id, or the beginning of it, or a part of the pool, space/key/part
+        everything: the whole store, including unused parts of the pool
+        drop: remove the damaged pieces, and only these, so that the next run of the recipe makes them again
     """
     from cli.verify_command import verify
 
@@ -109,7 +109,7 @@ def verify(
 
 
 def du(*, as_json: AsJson = False, where: Where) -> None:
-    """Say what takes the store's space."""
+    """Show the disk usage of the store."""
     from reports.space import usage, usage_text
 
     sizes = usage(where.open())
@@ -125,13 +125,13 @@ def gc(
     as_json: AsJson = False,
     where: Where,
 ) -> None:
-    """Say what nobody keeps: neither a named run nor its age; or remove it.
+    """List, or remove, the artifacts that no named run needs and that are older than a week.
 
     Args:
-        delete: remove it; without this, nothing is changed
-        keep: keep this artifact too (repeatable)
-        older_than: keep what is younger: it may belong to a run that is to be resumed
-        unnamed: remove even though no run has a name
+        delete: remove them; without this option, nothing is changed
+        keep: keep this artifact as well (repeatable)
+        older_than: keep everything younger, as its run may be resumed
+        unnamed: remove artifacts although no run has a name
     """
     from cache.gc import survey, sweep
     from reports.space import survey_text

@@ -1,4 +1,4 @@
-"""`sevila doctor`: what stands in the way on this machine, and what a recipe would take."""
+"""`sevila doctor`: check this machine, and estimate what a recipe needs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def doctor(
     as_json: AsJson = False,
     where: Where,
 ) -> int:
-    """Say what stands in the way on this machine, and what a recipe would take; exit status 1 if something does.
+    """Check this machine, and estimate what a recipe needs; exit status 1 if there are problems.
 
     Args:
-        recipe: name of a recipe (`sevila recipes`) or path of a .toml file; without one, the machine alone
+        recipe: name of a recipe (`sevila recipes`) or path of a .toml file; without one, only the machine is checked
     """
     from reports.findings import Finding, findings_text, looked_at
     from reports.machine_check import (
@@ -41,28 +41,28 @@ def doctor(
     from reports.recipe_check import OF_RECIPE, estimate_text
     from workers.prefect_check import prefect_findings
 
-    looks = {"installation": installation, "devices": devices, "decoders": decoders}
-    given = chain.places.by_kind()
-    looks |= {"store": partial(store_disk, where.root)}
-    looks |= {"weights": partial(weight_findings, given), "data sets": partial(dataset_findings, given)}
-    looks |= {"Prefect": prefect_findings}
-    findings = [finding for subject, look in looks.items() for finding in looked_at(subject, look)]
+    places = chain.places.by_kind()
+    checks = {"installation": installation, "devices": devices, "decoders": decoders}
+    checks |= {"store": partial(store_disk, where.root)}
+    checks |= {"weights": partial(weight_findings, places), "data sets": partial(dataset_findings, places)}
+    checks |= {"Prefect": prefect_findings}
+    findings = [finding for subject, check in checks.items() for finding in looked_at(subject, check)]
     estimate: RecipeEstimate | None = None
     if recipe:
         try:
-            more, estimate = _of_recipe(recipe, chain, seed, where.open())
+            more, estimate = _recipe_findings(recipe, chain, seed, where.open())
         except SevilaError as error:
             more = [Finding(OF_RECIPE, "problem", str(error))]
         findings += more
     if as_json:
-        print_json({"findings": [each._asdict() for each in findings], "estimate": estimate})
+        print_json({"findings": [finding._asdict() for finding in findings], "estimate": estimate})
     else:
         print_text(findings_text(findings, terminal_width()))
         print_text("\n" + estimate_text(estimate)) if estimate else None
-    return 1 if any(each.state == "problem" for each in findings) else 0
+    return 1 if any(finding.state == "problem" for finding in findings) else 0
 
 
-def _of_recipe(
+def _recipe_findings(
     name: str, chain: ChainOptions, seed: int | None, store: Store
 ) -> tuple[list[Finding], RecipeEstimate | None]:
     from pipeline.engine.places import KINDS

@@ -1,4 +1,4 @@
-"""`sevila keyframes`: keyframes by scores made elsewhere, and for models that run elsewhere."""
+"""`sevila keyframes`: select keyframes by external scores, and export keyframes for other models."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def select(
     settings: Annotated[Sequence[str], Parameter("--set", metavar="OPTION=VALUE")] = (),
     output: OutputFile = None,
 ) -> None:
-    """Choose frames by scores made elsewhere: two JSON lists in, matched by position, a list of frame lists out.
+    """Select frames by external scores: two JSON lists in, matched by position, a list of frame lists out.
 
-    An entry of SCORES is one question's scores, [0.1, 0.7, ...]; the same entry of FRAMES is the numbers of those frames in the
-    video, [0, 25, ...]. As AKS publishes them:
+    An entry of SCORES holds one question's scores, [0.1, 0.7, ...]; the same entry of FRAMES holds the numbers of these frames
+    in the video, [0, 25, ...]. This is the format of AKS:
 
     sevila keyframes select scores.json frames.json --selector aks --k 32 -o selected_frames.json
 
     Args:
         scores: scores of each question's candidate frames, .json
         frames: numbers of the same frames, ascending, .json
-        selector: one that needs scores only (docs/selection.md lists them)
-        k: frames of each question at most
-        official: as its official code chooses, oddities included (aks)
+        selector: a selector that needs only scores (docs/selection.md lists them)
+        k: maximum number of frames per question
+        official: reproduce the official code, including its deviations from the paper (aks)
         settings: an option of the selector, such as t1=0.9 (repeatable)
-        output: the file; else standard output
+        output: the file; default: standard output
     """
     from cache.errors import RecipeError
     from pipeline.engine.toml_file import typed_value
@@ -66,7 +66,7 @@ def select(
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
-            raise RecipeError(f"--set {setting}: wanted option=value, as in t1=0.9")
+            raise RecipeError(f"--set {setting}: expected option=value, as in t1=0.9")
         options[name.strip()] = typed_value(value)
     chosen = select_frames(scores, frames, selector, k, options)
     write_data(json.dumps(chosen) + "\n" * (output is None), output)
@@ -85,19 +85,19 @@ def export(
 ) -> int:
     """Write the keyframes of a run for another model.
 
-    As images (one .jpg a keyframe), or as clips: one .mp4 a question that holds just its keyframes, so that whatever takes k
-    frames of it evenly, as most evaluation harnesses do, sees exactly these. keyframes.json beside them says which is whose. As
-    lmms-eval: a task of clips and questions for its --include_path.
+    images: one .jpg per keyframe. clips: one .mp4 per question that holds only its keyframes, so that a model that samples k
+    frames uniformly, as in most evaluation harnesses, gets exactly these. keyframes.json in the folder maps the files to
+    questions. lmms-eval: a task of clips and questions for its --include_path.
 
     sevila keyframes export select_keyframes -o keyframes.parquet
 
     Args:
-        run: name of a run (`sevila runs`), or id of an artifact of select_keyframes, or its beginning, which takes the newest
+        run: name of a run (`sevila runs`), or id of an artifact of select_keyframes, or its beginning, which selects the newest
         output: a file (.parquet or .json for a table, .json for aks), or an empty folder (images, clips, lmms-eval)
-        kind: what to write; aks: a list of frame lists in the order of the annotations
-        videos: folder of the videos, for images and clips; else SEVILA_VIDEOS, sevila.toml (repeatable)
-        height: of images and clips, in pixels; else the videos' own
-        processes: videos that are read at the same time
+        kind: the format; aks: a list of frame lists in the order of the annotations
+        videos: folder of the videos, for images and clips; default: SEVILA_VIDEOS, sevila.toml (repeatable)
+        height: height of images and clips in pixels; default: the videos' own
+        processes: number of videos read in parallel
     """
     from pipeline.engine.sources import Sources
     from reports.keyframe_export import KeyframesOfRun, failures_text, write_pictures, write_table

@@ -1,4 +1,4 @@
-"""`sevila moments`: moment retrieval in the files of its benchmark."""
+"""`sevila moments`: evaluate, use and write submission files of moment retrieval."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def evaluate(
     as_json: Annotated[bool, Parameter("--json")] = False,
     allow_outside: bool = False,
 ) -> None:
-    """Judge a predictions file by the benchmark's metrics.
+    """Evaluate a predictions file by the benchmark's metrics.
 
     Args:
         predictions: a submission, .jsonl
         annotations: the split's annotations as downloaded, .jsonl
         as_json: print JSON in the layout of the benchmark's evaluator
-        allow_outside: evaluate windows outside their video as they are, not refuse them
+        allow_outside: accept windows outside their video, which are otherwise an error
     """
     from pipeline.metrics.moment_metrics import format_report
     from reports.moment_submissions import evaluate_files
@@ -39,12 +39,12 @@ def evaluate(
 
 
 def scores(predictions: Path, id: Text, /, *, output: OutputFile = None, where: Where) -> None:
-    """Write the windows of a predictions file as scores of frames, .jsonl: the selector `spans` chooses inside the best one.
+    """Write the windows of a predictions file as scores of frames, .jsonl: the selector `spans` selects in the best window.
 
     Args:
         predictions: a submission, .jsonl, whose qids are the questions' ids, and whose windows are seconds of the video
-        id: artifact id of select_keyframes, or the beginning of it: any choice of keyframes for these questions and frames
-        output: the table; else standard output
+        id: artifact id of select_keyframes, or the beginning of it, for the same questions and frames
+        output: the table; default: standard output
     """
     from reports.moment_submissions import span_scores
 
@@ -57,7 +57,7 @@ def export(id: Text, /, *, output: OutputFile = None, where: Where) -> None:
 
     Args:
         id: artifact id of retrieve_moments, or the beginning of it
-        output: the file; else standard output
+        output: the file; default: standard output
     """
     from reports.moment_submissions import submission_text
 

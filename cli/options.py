@@ -1,4 +1,4 @@
-"""Options that several commands of `sevila` share; the attributes' texts are what `--help` says of them."""
+"""Options that several commands of `sevila` share; `--help` shows the descriptions of the attributes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 class UsageError(Exception):
-    """The arguments fit no command; the message is for people."""
+    """The arguments fit no command; the message is for the user."""
 
 
 def refuse_overwriting(output: Path | None, *read: Path) -> None:
-    """Raise `UsageError` where a command would write over a file that it reads."""
+    """Raise `UsageError` if a command would overwrite a file that it reads."""
     for path in read:
         if output is not None and output.is_file() and path.exists() and output.samefile(path):
-            raise UsageError(f"--output {output}: is {path}, which is read; another file was wanted")
+            raise UsageError(f"--output {output}: is {path}, an input of the command; give another file")
 
 
 def refuse_other_suffix(output: Path | None, suffixes: Sequence[str], what: str) -> None:
-    """Raise `UsageError` where a file's name promises another format than it would have."""
+    """Raise `UsageError` if a file's suffix contradicts its format."""
     if output is not None and (output.suffix.lower() not in (*suffixes, "") or output.is_dir()):
-        raise UsageError(f"--output {output}: wanted a file that ends in {' or '.join(suffixes)} for {what}")
+        raise UsageError(f"--output {output}: expected a file that ends in {' or '.join(suffixes)} for {what}")
 
 
 DEFAULT_STORE = Path(".sevila")
@@ -45,45 +45,41 @@ EVERYWHERE = Group.create_ordered("Every command")
 
 @dataclass(frozen=True)
 class StorePlace:
-    """Where the artifacts lie: the store that is written, and the stores below it that are only read."""
+    """The place of the artifacts: the root of the store, and of read-only stores below it."""
 
     root: Path
     below: Sequence[Path]
 
     def open(self) -> Store:
-        """Return the store, over the stores below it that the options and the environment name."""
+        """Return the store, layered over the stores in the options and in the environment."""
         from cache.store import Store, stores_below
 
         return Store(self.root, [*self.below, *stores_below()])
 
 
-def _whole(kind: Any, tokens: Sequence[Token]) -> int | list[int]:
+def _integers(kind: Any, tokens: Sequence[Token]) -> int | list[int]:
     numbers = []
     for token in tokens:
         try:
             numbers.append(int(token.value))
         except ValueError as error:
-            option = f"{token.keyword}: " if len(tokens) > 1 else ""  # of a single one, cyclopts says it
-            raise ValueError(f"{option}wanted a whole number, not {token.value!r}") from error
+            option = f"{token.keyword}: " if len(tokens) > 1 else ""  # for a single value, cyclopts adds it
+            raise ValueError(f"{option}expected an integer, not {token.value!r}") from error
     return numbers if kind is not int else numbers[0]
 
 
-def _whole_or_auto(_: Any, tokens: Sequence[Token]) -> int | str:
-    if tokens[0].value == "auto":
-        return "auto"
-    number = _whole(int, tokens)
-    assert isinstance(number, int)
-    return number
+def _integer_or_auto(_: Any, tokens: Sequence[Token]) -> Any:
+    return "auto" if tokens[0].value == "auto" else _integers(int, tokens)
 
 
 def _positive_or_auto(kind: Any, value: Any) -> None:
     if value != "auto":
-        Number(gt=0, lt=MOST)(kind, value)
+        Number(gt=0, lt=LIMIT)(kind, value)
 
 
 def _path(kind: Any, tokens: Sequence[Token]) -> Path | list[Path]:
-    if not all(token.value for token in tokens):  # an unset variable, most likely; a Path would make "." of it
-        raise ValueError("wanted a path, not an empty name")
+    if not all(token.value for token in tokens):  # probably an unset variable; Path("") is "."
+        raise ValueError("expected a path, not an empty name")
     paths = [Path(token.value) for token in tokens]
     return paths if get_origin(kind) is Sequence else paths[0]
 
@@ -94,24 +90,22 @@ def _not_empty(_: Any, value: str) -> None:
 
 
 def _no_empty_text(_: Any, value: str | Sequence[str] | None) -> None:
-    if value == "" or not all(value or ()):  # an unset variable, most likely; every id begins with it
+    if value == "" or not all(value or ()):  # probably an unset variable; "" is a prefix of every id
         raise ValueError("It must not be empty.")
 
 
-MOST = 1e15  # of anything that is counted; what computes with it takes 64 bits
+LIMIT = 1e15  # for counts, so that 64 bits suffice for computations
 
-# cyclopts' own numbers take 1.5 for 2.
-Count = Annotated[int, Parameter(converter=_whole, validator=Number(gte=0, lt=MOST), metavar="N")]
-Positive = Annotated[int, Parameter(converter=_whole, validator=Number(gt=0, lt=MOST), metavar="N")]
-Port = Annotated[int, Parameter(converter=_whole, validator=Number(gt=0, lt=65536), metavar="N")]
-Days = Annotated[float, Parameter(validator=Number(gte=0, lt=MOST), metavar="DAYS")]
+# The converter is needed as cyclopts rounds 1.5 to 2.
+Count = Annotated[int, Parameter(converter=_integers, validator=Number(gte=0, lt=LIMIT), metavar="N")]
+Positive = Annotated[int, Parameter(converter=_integers, validator=Number(gt=0, lt=LIMIT), metavar="N")]
+Port = Annotated[int, Parameter(converter=_integers, validator=Number(gt=0, lt=65536), metavar="N")]
+Days = Annotated[float, Parameter(validator=Number(gte=0, lt=LIMIT), metavar="DAYS")]
 Seeds = Annotated[
     Sequence[int],
-    Parameter(converter=_whole, validator=Number(gte=0, lt=MOST), metavar="N...", consume_multiple=(1, None)),
+    Parameter(converter=_integers, validator=Number(gte=0, lt=LIMIT), metavar="N...", consume_multiple=(1, None)),
 ]
-SeedOption = Annotated[
-    Count | None, Parameter(help="seed of all that is random in the stages, and of the demo's world")
-]
+SeedOption = Annotated[Count | None, Parameter(help="random seed of the stages, and of the demo's videos")]
 SettingsOption = Annotated[
     Sequence[str], Parameter("--set", metavar="STAGE.KEY=VALUE", help="change one key of the recipe (repeatable)")
 ]
@@ -120,21 +114,21 @@ ReportOption = Annotated[
     Parameter(
         negative="--no-report",
         env_var="SEVILA_REPORT",
-        help="write a page about the run at its end; not with --no-report, or where SEVILA_REPORT is no",
+        help="write a report page at the end of the run; disable with --no-report, or SEVILA_REPORT=no",
     ),
 ]
 TokensOption = Annotated[
-    int | Literal["auto"] | None, Parameter(converter=_whole_or_auto, validator=_positive_or_auto, metavar="N|auto")
+    int | Literal["auto"] | None, Parameter(converter=_integer_or_auto, validator=_positive_or_auto, metavar="N|auto")
 ]
 PrecisionOption = Annotated[
     Literal["float32", "bfloat16", "int8", "fp8", "auto"] | None,
     Parameter(
-        help="arithmetic of every stage, for a --set of each; auto: float32 on a CPU, on a GPU bfloat16 (features: float16); "
-        "int8, fp8: of the language model where it only reads, else auto"
+        help="precision of all stages, instead of a --set for each; auto: float32 on a CPU, bfloat16 on a GPU (features: "
+        "float16); int8, fp8: for the language model in inference, auto elsewhere"
     ),
 ]
 LimitOption = Annotated[
-    Positive | None, Parameter(help="ask the first N questions of each split only: --set list_questions.limit=N")
+    Positive | None, Parameter(help="use only the first N questions of each split: --set list_questions.limit=N")
 ]
 Text = Annotated[str, Parameter(validator=_no_empty_text)]
 Texts = Annotated[Sequence[str], Parameter(validator=_no_empty_text)]
@@ -151,7 +145,7 @@ Folder = Annotated[Path, Parameter(converter=_path, metavar="FOLDER")]
 Folders = Annotated[Sequence[Path], Parameter(converter=_path, metavar="FOLDER")]
 AsJson = Annotated[bool, Parameter("--json", help="print JSON")]
 
-# What the commands take from `sevila` itself: where the store is, and the command as it was typed.
+# Values that `sevila` itself passes to commands: the place of the store, and the command as typed.
 Where = Annotated[StorePlace, Parameter(parse=False)]
 CommandLine = Annotated[str, Parameter(parse=False)]
 
@@ -159,33 +153,33 @@ CommandLine = Annotated[str, Parameter(parse=False)]
 @Parameter(name="*", group=PLACE_GROUP)
 @dataclass(frozen=True, kw_only=True)
 class DataPlaces:
-    """Where the data are.
+    """Places of the data.
 
     Attributes:
-        annotations: annotation file, or folder of the files as downloaded; else SEVILA_ANNOTATIONS, sevila.toml (repeatable)
-        videos: folder of the videos; else SEVILA_VIDEOS, sevila.toml (repeatable)
+        annotations: annotation file, or folder of downloaded files; default: SEVILA_ANNOTATIONS, sevila.toml (repeatable)
+        videos: folder of the videos; default: SEVILA_VIDEOS, sevila.toml (repeatable)
     """
 
     annotations: PlaceOption = ()
     videos: PlaceOption = ()
 
     def by_kind(self) -> dict[str, list[str]]:
-        """Return what was given for each kind of place."""
+        """Return the given places by kind."""
         return {kind: list(places) for kind, places in vars(self).items()}
 
     def paths(self) -> list[Path]:
-        """Return every path that was given, without the name it is for."""
+        """Return all given paths, without their names."""
         return [Path(place.rpartition("=")[2]) for places in vars(self).values() for place in places]
 
 
 @Parameter(name="*", group=PLACE_GROUP)
 @dataclass(frozen=True, kw_only=True)
 class PlaceOptions(DataPlaces):
-    """Where data and weights are.
+    """Places of data and weights.
 
     Attributes:
-        weights: weights by the name the recipe gives them: a folder or a file; else SEVILA_WEIGHTS, sevila.toml (repeatable)
-        scores: frame scores made elsewhere: a table, or a folder with AKS's lists; else SEVILA_SCORES, sevila.toml (repeatable)
+        weights: file or folder of weights, by their name in the recipe; default: SEVILA_WEIGHTS, sevila.toml (repeatable)
+        scores: external frame scores: a table, or a folder with AKS's lists; default: SEVILA_SCORES, sevila.toml (repeatable)
     """
 
     weights: PlaceOption = ()
@@ -199,14 +193,14 @@ class Inference:
 
     Attributes:
         device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU
-        batch_tokens: tokens in a forward pass; auto: on a GPU, as many as fit; else 4,096 on a CPU, 16,384 on a GPU
+        batch_tokens: tokens in a forward pass; auto: as many as fit on a GPU; default: 4,096 on a CPU, 16,384 on a GPU
     """
 
     device: str = "auto"
     batch_tokens: TokensOption = None
 
     def as_options(self) -> dict[str, Any]:
-        """Return every option by name, with the number of tokens that `auto` stands for on the device."""
+        """Return all options by name, with `auto` replaced by a number of tokens for the device."""
         from pipeline.engine.hardware import batch_tokens_of
 
         return vars(self) | {"batch_tokens": batch_tokens_of(self.batch_tokens, self.device)}
@@ -218,17 +212,17 @@ class ExecutionOptions(Inference):
     """How to run a chain.
 
     Attributes:
-        decode_workers: processes that decode; else one for each core
-        shard_megabytes: size at which a shard is cut
-        processes: processes of a training; 0: one for each GPU, one without GPU or where --device names one
-        server_requests: questions that a server is asked at once ([answer_with_vlm] served)
-        server_requests_per_minute: requests that it is sent at most, repeated ones included; else as many as it takes
-        download: fetch weights that nobody placed from the Hugging Face Hub (docs/weights.md)
-        tensorboard: write training curves there as well
+        decode_workers: decoder processes; default: one per core
+        shard_megabytes: maximum size of a shard
+        processes: training processes; 0: one per GPU, or one without a GPU or with --device
+        server_requests: concurrent requests to a server ([answer_with_vlm] served)
+        server_requests_per_minute: limit of requests to the server, retries included; default: no limit
+        download: download weights without a configured place from the Hugging Face Hub (docs/weights.md)
+        tensorboard: also write training curves to this folder
     """
 
     decode_workers: Positive | None = None
-    shard_megabytes: Annotated[float, Parameter(validator=Number(gt=0, lt=MOST), metavar="MB")] = 1024.0
+    shard_megabytes: Annotated[float, Parameter(validator=Number(gt=0, lt=LIMIT), metavar="MB")] = 1024.0
     processes: Count = 0
     server_requests: Positive = 4
     server_requests_per_minute: Positive | None = None
@@ -239,11 +233,11 @@ class ExecutionOptions(Inference):
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """Under which name a run is kept.
+    """The name of a run.
 
     Attributes:
-        name: keep everything that the run makes or reuses under a name (`sevila runs` lists them)
-        replace: let the name stand for this run, whatever it stood for before
+        name: keep all artifacts that the run makes or reuses under a name (`sevila runs` lists them)
+        replace: reassign the name if it belongs to another run
     """
 
     name: RunNameOption = None
@@ -253,7 +247,7 @@ class Naming:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ChainOptions:
-    """A recipe's chain: what is changed in the recipe, where its data are, and how it is run."""
+    """A recipe's chain: changes of the recipe, places of its data, and how to run it."""
 
     settings: SettingsOption = ()
     precision: PrecisionOption = None
@@ -262,7 +256,7 @@ class ChainOptions:
     execution: ExecutionOptions = ExecutionOptions()
 
     def all_settings(self) -> list[str]:
-        """Return every `stage.key=value`: what the words for many stand for, then those that were typed, which win."""
+        """Return all `stage.key=value` settings: those of --precision and --limit, then those of --set, which win."""
         if self.precision is None and self.limit is None:
             return list(self.settings)
         from pipeline.recipes.shorthands import settings_of
@@ -271,13 +265,13 @@ class ChainOptions:
         return [*settings_of(STAGES, self.precision, self.limit, self.execution.device), *self.settings]
 
     def request(self, recipe: str, seed: int | None) -> Request:
-        """Return what is asked for of a recipe."""
+        """Return the request for a recipe with these changes and places."""
         from pipeline.recipes.opening import Request
 
         return Request(recipe, self.all_settings(), seed, self.places.by_kind())
 
     def run_in(self, store: Store) -> RunContext:
-        """Return how and where to run."""
+        """Return the run context for a store."""
         from pipeline.engine.stage import RunContext
 
         return RunContext.of(store, self.execution.as_options())
@@ -285,7 +279,7 @@ class ChainOptions:
     def open(
         self, recipe: str, seed: int | None, store: Store, remembered: Collection[str] = ()
     ) -> tuple[Recipe, RunContext, Sources]:
-        """Return the recipe, how and where to run it, and its sources; `remembered` is as for `Sources`."""
+        """Return the recipe, its run context and its sources; `remembered` as for `Sources`."""
         from pipeline.recipes.opening import open_recipe
         from stages.all import STAGES
 

@@ -1,4 +1,4 @@
-"""The commands that print what there is and what runs left: `answers`, `compare`, `report`, `recipes`, `stages`, `datasets`."""
+"""The read-only commands: `answers`, `compare`, `report`, `recipes`, `stages`, `datasets`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cli.terminal import fitted, print_data, print_json, print_table, print_text
 
 
 def answers(run: Text, /, *, submission: SubmissionFile = None, as_json: AsJson = False, where: Where) -> None:
-    """Print the answers of a run in words, as CSV or JSON; or write a submission.
+    """Print the answers of a run as text, in CSV or JSON; or write a submission.
 
     Args:
-        run: name of a run (`sevila runs`), or id of an answers artifact, or the beginning of it, which takes the newest
-        submission: write the options chosen, by number from 0, as EgoSchema's owners take them: .json, or .csv for Kaggle
+        run: name of a run (`sevila runs`), or id of an answers artifact, or its beginning, which selects the newest
+        submission: write the numbers of the chosen options, from 0, for EgoSchema's evaluation: .json, or .csv for Kaggle
     """
     from reports.answer_table import answers_in_words, as_csv, submitted_answers
     from reports.named_runs import newest_of_run
@@ -29,7 +29,7 @@ def answers(run: Text, /, *, submission: SubmissionFile = None, as_json: AsJson 
     if submission is not None:
         text, n_without = submitted_answers(store, newest, submission.suffix)
         if n_without:
-            print(f"{n_without:,} questions have no answer, which -1 stands for", file=sys.stderr)
+            print(f"{n_without:,} questions have no answer; they are written as -1", file=sys.stderr)
         return write_output(text, submission)
     rows = [row._asdict() for row in answers_in_words(store, newest)]
     print_json(rows) if as_json else print_data(as_csv(rows))
@@ -47,13 +47,13 @@ def compare(
 ) -> None:
     """Test whether two runs over the same questions differ.
 
-    Two answers are compared question by question; two named runs by their settings, and setting by setting.
+    Two artifacts of answers are compared question by question; two named runs also by their settings.
 
     Args:
-        a: name of a run (`sevila runs`), or id of answers or metrics, or an unambiguous beginning of one
+        a: name of a run (`sevila runs`), or id of answers or metrics, or an unambiguous beginning of it
         b: likewise
-        bootstrap: what is resampled: whole videos, as their questions are not independent, or questions
-        changed: changed questions to show; 10 if not given, with --json all of them
+        bootstrap: unit of resampling: videos, as the questions of one video are not independent, or questions
+        changed: number of changed questions to show; default: 10, or all with --json
     """
     from pipeline.metrics.resampling import Resampling
     from reports.compare import CHANGED_SHOWN, compare, comparison_text
@@ -79,31 +79,31 @@ def report(
     videos: Annotated[PlaceOption, Parameter(group=PLACE_GROUP)] = (),
     where: Where,
 ) -> None:
-    """Write the report of a run, or of two side by side, as a page to look at, and print its path.
+    """Write the report of a run, or of two runs side by side, as an HTML page, and print its path.
 
-    A folder that needs no network: send it, or put it on any web server. Frames are shown in the shape of their videos where
-    these are at hand when thumbnails are first made.
+    The folder works offline, and can be sent or put on a web server. Frames have their videos' aspect ratio if the videos are
+    available when thumbnails are first made.
 
     Args:
-        run: name of a run (`sevila runs`), a recipe (its last run), or id of an artifact, or the beginning of one
-        run_b: likewise; every question is then shown as both answered it
-        output: folder to write to; else one in the store
-        videos: folder of the videos; else SEVILA_VIDEOS, sevila.toml (repeatable)
+        run: name of a run (`sevila runs`), a recipe (its last run), or id of an artifact, or its beginning
+        run_b: likewise; the page then shows both answers to every question
+        output: folder to write to; default: one in the store
+        videos: folder of the videos; default: SEVILA_VIDEOS, sevila.toml (repeatable)
     """
     from pipeline.engine.sources import Sources
     from reports.page.runs import reported_run
     from reports.page.write import write_report
 
     if run == run_b:
-        raise SevilaError(f"{run} and {run} are one run; wanted two to stand side by side, or one")
+        raise SevilaError(f"{run} is given twice; expected one run, or two different ones")
     store = where.open()
-    runs = [reported_run(store, each) for each in (run, run_b) if each is not None]
+    runs = [reported_run(store, name) for name in (run, run_b) if name is not None]
     with store.in_use():
         print_text(str(write_report(runs, Sources(store.digests, {"videos": list(videos)}), output)))
 
 
 def recipes(*, as_json: AsJson = False) -> None:
-    """List the recipes that come with the package."""
+    """List the built-in recipes."""
     from pipeline.engine.recipe import available, load
     from stages.all import STAGES
 
@@ -115,7 +115,7 @@ def recipes(*, as_json: AsJson = False) -> None:
 
 
 def stages(*, as_json: AsJson = False) -> None:
-    """List the stages and every key of their recipe sections."""
+    """List the stages and the keys of their recipe sections."""
     from pipeline.engine.recipe import section_configs
     from stages.all import STAGES
 
@@ -136,21 +136,21 @@ def datasets(
     as_json: AsJson = False,
     where: Where,
 ) -> None:
-    """List the data sets: what is expected where, and what is here.
+    """List the data sets: the expected files and places, and what is on this machine.
 
     Args:
-        names: data sets to look into: read files, look for videos
+        names: data sets to check: read their files, and look for their videos
     """
     from pipeline.datasets.listing import details, listing_content, overview
     from pipeline.datasets.registry import adapter_names
     from pipeline.engine.places import refuse_unused
     from pipeline.engine.sources import Sources
 
-    given = places.by_kind()
-    refuse_unused(given, dict.fromkeys(given, adapter_names()))
-    sources = Sources(where.open().digests, given)
-    place = sources.places.configured
+    places_by_kind = places.by_kind()
+    refuse_unused(places_by_kind, dict.fromkeys(places_by_kind, adapter_names()))
+    sources = Sources(where.open().digests, places_by_kind)
+    place_of = sources.places.configured
     if as_json:
-        print_json(listing_content(names, place, sources.missing_videos))
+        print_json(listing_content(names, place_of, sources.missing_videos))
         return
-    print_text(details(names, place, sources.missing_videos) if names else overview(place))
+    print_text(details(names, place_of, sources.missing_videos) if names else overview(place_of))

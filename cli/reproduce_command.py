@@ -1,4 +1,4 @@
-"""`sevila reproduce`: the paper's tables, as one command."""
+"""`sevila reproduce`: reproduce the paper's tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reports.paper import PaperTable
     from reports.reproduce import Subject
 
-SEEDS_OF_OWN = (3, 4, 5)
+DEFAULT_SEEDS = (3, 4, 5)  # for data sets that are not in the paper
 
 
 def reproduce(
@@ -31,14 +31,14 @@ def reproduce(
     where: Where,
     command_line: CommandLine,
 ) -> None:
-    """Run the paper's tables on what is here, and print measured beside published; say what is missing.
+    """Run the paper's tables with the data on this machine, print measured beside published numbers, and list missing data.
 
     Args:
         names: table1 to table9, table12 to table16, or all
-        dataset: only on these: a data set of the paper, shapes (the demo's world), or a recipe of yours (repeatable)
-        seeds: seeds of all that is random; of shapes 3 4 5, else none
-        plan: run nothing: say what is missing here
-        output: the report, in Markdown; else standard output, unless JSON is printed there
+        dataset: only these: a data set of the paper, shapes (the demo's videos), or your own recipe (repeatable)
+        seeds: random seeds; default: 3 4 5 for shapes and own recipes, none for data sets of the paper
+        plan: only list missing data, without running
+        output: the report, in Markdown; default: standard output, unless --json is given
     """
     from reports.paper import EVERY_TABLE, read_paper, tables_named
     from reports.reproduce import Reproduction
@@ -48,7 +48,7 @@ def reproduce(
     seeds = list(dict.fromkeys(seeds))
     tables = tables_named(names or (EVERY_TABLE,))
     subjects = {name: _subjects(table, dataset, seeds) for name, table in tables.items()}
-    _check([subject for of_table in subjects.values() for subject in of_table], chain.all_settings())
+    _check([subject for table_subjects in subjects.values() for subject in table_subjects], chain.all_settings())
     store = where.open()
     rows = Reproduction(chain.request("", None), chain.run_in(store), plan)
     with store.in_use():
@@ -59,15 +59,15 @@ def reproduce(
 
 
 def _check(subjects: Sequence[Subject], settings: Sequence[str]) -> None:
-    """Refuse at once what every row would fail for: a recipe or a setting that is none, tables of other data sets only."""
+    """Raise `RecipeError` for errors that would fail every row: unknown recipes, settings or data sets."""
     if not subjects:
         raise RecipeError(
-            f"none of these tables has a column of these data sets; wanted one of {', '.join(_published())}"
+            f"none of these tables has a column for these data sets; expected one of {', '.join(_published())}"
         )
     by_name: dict[str, str] = {}
-    for subject in subjects:  # else their numbers would stand as seeds of one
+    for subject in subjects:  # else their numbers would be reported as seeds of one data set
         if (other := by_name.setdefault(subject.name, subject.recipe)) != subject.recipe:
-            raise RecipeError(f"--dataset {subject.recipe}: the tables have {other} as {subject.name!r}; rename one")
+            raise RecipeError(f"--dataset {subject.recipe}: {other} has the same name, {subject.name!r}; rename one")
     for recipe in dict.fromkeys(subject.recipe for subject in subjects):
         _loaded(recipe, settings)
 
@@ -75,30 +75,25 @@ def _check(subjects: Sequence[Subject], settings: Sequence[str]) -> None:
 def _subjects(table: PaperTable, datasets: Sequence[str], seeds: Sequence[int]) -> list[Subject]:
     from reports.reproduce import Subject
 
-    of_paper = list(dict.fromkeys(column.dataset for column in table.columns))
-    of_each: Sequence[int | None] = seeds or [None]
-    subjects = [Subject(name, seed) for name in of_paper if name in datasets or not datasets for seed in of_each]
-    own = [name for name in datasets if name not in _published()]
-    return subjects + [_subject(name, seed) for name in own for seed in seeds or SEEDS_OF_OWN]
+    in_paper = list(dict.fromkeys(column.dataset for column in table.columns))
+    paper_seeds: Sequence[int | None] = seeds or [None]
+    subjects = [Subject(name, seed) for name in in_paper if name in datasets or not datasets for seed in paper_seeds]
+    others = [name for name in datasets if name not in _published()]
+    return subjects + [_own_subject(name, seed) for name in others for seed in seeds or DEFAULT_SEEDS]
 
 
-def _subject(name: str, seed: int | None) -> Subject:
+def _own_subject(name: str, seed: int) -> Subject:
+    from pipeline.shapes.demo import DEMO
     from reports.reproduce import Subject
 
-    is_demos = name == _loaded(_demo()).config_of("list_questions").dataset
-    return Subject(_demo() if is_demos else name, seed, is_own=name not in _published())
+    is_demo = name == _loaded(DEMO).config_of("list_questions").dataset
+    return Subject(DEMO if is_demo else name, seed, is_own=True)
 
 
 def _published() -> list[str]:
     from reports.paper import read_paper
 
     return list(dict.fromkeys(column.dataset for table in read_paper().tables.values() for column in table.columns))
-
-
-def _demo() -> str:
-    from pipeline.shapes.demo import DEMO
-
-    return DEMO
 
 
 def _loaded(recipe: str, settings: Sequence[str] = ()) -> Recipe:

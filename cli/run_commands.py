@@ -1,6 +1,6 @@
-"""The commands that make artifacts: `run`, `stage`, `plan`, `demo`, `results`, `benchmark` and `up`.
+"""The commands that run chains: `run`, `stage`, `plan`, `demo`, `results`, `benchmark` and `up`.
 
-Stages and models are imported by the commands that need them: decoder processes import this module again when they start, and
+The commands import stages and models inside their functions, as decoder processes import this module when they start, and
 `sevila cache ls` should not wait for torch.
 """
 
@@ -46,7 +46,7 @@ def run(
     as_json: AsJson = False,
     where: Where,
 ) -> None:
-    """Run a recipe's chain; what the store holds is not made again. The last line is the path of its report, a page to look at.
+    """Run a recipe's chain, reusing artifacts in the store. The last line printed is the path of the report, an HTML page.
 
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
@@ -85,7 +85,7 @@ def demo(
     as_json: AsJson = False,
     where: Where,
 ) -> None:
-    """Run the whole chain on a small world of its own, trainings included."""
+    """Run the whole chain, trainings included, on small synthetic videos."""
     from pipeline.shapes.demo import DEMO
 
     chain = ChainOptions(settings=settings, precision=precision, limit=limit, execution=execution)
@@ -93,14 +93,14 @@ def demo(
 
 
 def init(*, where: Where) -> None:
-    """Write a `sevila.toml` to fill in: where data and weights lie on this machine."""
+    """Write a template of `sevila.toml`, the places of data and weights on this machine."""
     from pipeline.engine.places import write_first
     from pipeline.engine.recipe import available, load
     from pipeline.recipes.places_file import places_text
     from stages.all import STAGES
 
     path = write_first(places_text(load(name, STAGES) for name in available()))
-    print_text(f"{path}: take away the # before what you have, and write your paths")
+    print_text(f"{path}: uncomment the entries that you have, and fill in your paths")
 
 
 def stage(
@@ -114,27 +114,27 @@ def stage(
     as_json: AsJson = False,
     where: Where,
 ) -> None:
-    """Run one stage from what the store holds, each time it occurs in the chain, and print where its artifacts are.
+    """Run the steps of one stage from inputs in the store, and print the paths of their artifacts.
 
     Args:
-        name: a stage, as `sevila stages` lists them
+        name: a stage (`sevila stages`)
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
-        again: rebuild the artifact even if the store holds it
+        again: rebuild artifacts that exist
     """
     from pipeline.engine.steps import RunOnly
     from reports.named_runs import pinned
     from stages.chain import chain_of
 
-    # Scoring needs no videos: what was sampled from them is in the store.
+    # Scoring needs no videos, as their frames are in the store.
     loaded, context, sources = chain.open(recipe, seed, where.open(), remembered=["videos"])
-    loaded.config_of(name)  # an unknown stage is refused before anything is walked
+    loaded.config_of(name)  # raises for an unknown stage
     seeds = [] if seed is None else [seed]
     with context.store.in_use(), pinned(context.store, "", loaded, seeds) as pin:
         steps = RunOnly(name, loaded, context, again, pin)
         artifacts = steps.walk(chain_of(loaded), sources)
     if as_json:
-        which = zip(artifacts, steps.settings, strict=True)
-        print_json([{"id": each.id, "which": setting, "path": str(each.path)} for each, setting in which])
+        pairs = zip(artifacts, steps.settings, strict=True)
+        print_json([{"id": artifact.id, "which": setting, "path": str(artifact.path)} for artifact, setting in pairs])
     else:
         print_text("\n".join(str(artifact.path) for artifact in artifacts))
 
@@ -148,7 +148,7 @@ def plan(
     as_json: AsJson = False,
     where: Where,
 ) -> None:
-    """Say what a run would build and why, without running.
+    """Show what a run would build, and why, without running.
 
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
@@ -185,12 +185,12 @@ def results(
     where: Where,
     command_line: CommandLine,
 ) -> None:
-    """Run a recipe's full chain for several seeds and write a report: mean and spread of every setting.
+    """Run a recipe's full chain for several seeds, and write a report with mean and spread of every setting.
 
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
-        seeds: seeds of all that is random
-        output: the report, in Markdown; else standard output, unless JSON is printed there
+        seeds: random seeds
+        output: the report, in Markdown; default: standard output, unless --json is given
     """
     from pipeline.engine.recipe import load
     from pipeline.engine.steps import Run
@@ -203,11 +203,11 @@ def results(
     from stages.chain import full
 
     if len(set(seeds)) < len(seeds):
-        raise RecipeError(f"--seeds {' '.join(map(str, seeds))}: a seed twice adds nothing; wanted each once")
+        raise RecipeError(f"--seeds {' '.join(map(str, seeds))}: expected each seed once")
     loaded, runs, contents = load(recipe, STAGES, chain.all_settings()), [], []
     if not evaluates_settings(loaded):
         raise RecipeError(
-            f"recipe {loaded.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
+            f"recipe {loaded.name!r} does not evaluate several settings; add --set chain.kind=full, for questions with options"
         )
     store = where.open()
     with store.in_use(), pinned(store, naming.name or "", loaded, list(seeds), naming.replace) as pin:
@@ -215,9 +215,9 @@ def results(
             loaded, context, sources = chain.open(recipe, seed, store)
             steps = Run(loaded, context, partial(pin, of=f"seed {seed}"), chain=full)
             started = time.perf_counter()
-            of_seed = keeping_language(full)(loaded, steps, sources)
-            runs.append(SeedRun(seed, of_seed, steps.artifacts, time.perf_counter() - started))
-            contents.append({"seed": seed, **summary_content(steps.artifacts, steps.settings, of_seed)})
+            metrics = keeping_language(full)(loaded, steps, sources)
+            runs.append(SeedRun(seed, metrics, steps.artifacts, time.perf_counter() - started))
+            contents.append({"seed": seed, **summary_content(steps.artifacts, steps.settings, metrics)})
     write_output(seed_report(loaded, runs, command_line), output, contents if as_json else None)
 
 
@@ -232,18 +232,18 @@ def benchmark(
     as_json: AsJson = False,
     where: Where,
 ) -> int:
-    """Run a matrix of settings from cached features, and say what became worse since the nights before.
+    """Run a matrix of settings from cached features, and report regressions against the previous nights.
 
     A matrix is a TOML file: `[recipes.NAME]` with lines `setting = ["stage.key=value", ...]`; alpha, keep_nights, since = DATE
-    (nights before it are not compared with), `[tolerance]` throughput_percent and peak_memory_percent.
+    (earlier nights are not compared), `[tolerance]` throughput_percent and peak_memory_percent.
 
-    Scores, keyframes and answers are rebuilt in a store of the night; what they read must be in the store. Exit status 1:
-    something became worse, or a setting failed.
+    Scores, keyframes and answers are rebuilt in a separate store for the night; their inputs must be in the store. Exit status
+    1: there are regressions, or a setting failed.
 
     Args:
-        matrix: demo, nextqa, or path of a .toml file; its name names the history
-        history: run nothing; print the trend of the last nights
-        nights: nights that --history shows
+        matrix: demo, nextqa, or path of a .toml file, whose name is that of the history
+        history: only print the trend of the last nights, without running
+        nights: number of nights that --history shows
     """
     from pipeline.benchmarks.matrix import load_matrix
     from reports.benchmark import folder_of, run_night
@@ -261,12 +261,12 @@ def benchmark(
 
 
 def up(*, port: Port = 4200, gpu_workers: Count = 0, runs: Positive = 4, where: Where) -> int:
-    """Start Prefect's server and workers on this machine, until Ctrl-C.
+    """Run Prefect's server and workers on this machine until Ctrl-C.
 
     Args:
         port: port of the server on 127.0.0.1
-        gpu_workers: workers of pool gpu; 0: one for each GPU, or one
-        runs: runs that pool cpu does at once
+        gpu_workers: workers of pool gpu; 0: one per GPU, at least one
+        runs: concurrent runs in pool cpu
     """
     from workers.up import Server, up
 

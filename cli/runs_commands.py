@@ -1,4 +1,4 @@
-"""`sevila runs`: the named runs."""
+"""`sevila runs`: list, show and remove named runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cli.terminal import print_json, print_text
 
 
 def ls(*, as_json: AsJson = False, where: Where) -> None:
-    """List named runs; or show or forget one."""
+    """List named runs; show or remove one."""
     from reports.named_runs import run_lines, run_listing
 
     store = where.open()
@@ -29,7 +29,7 @@ def show(name: Text, /, *, as_json: AsJson = False, where: Where) -> None:
 
 
 def remove(name: Text, /, *, where: Where) -> None:
-    """Forget a name; its artifacts stay until `sevila cache gc`.
+    """Remove a name; its artifacts stay until `sevila cache gc --delete`.
 
     Args:
         name: name of a run
@@ -43,9 +43,9 @@ def remove(name: Text, /, *, where: Where) -> None:
     try:
         freed = survey(store).size_bytes
     except (CorruptArtifactError, StoreError) as error:
-        print_text(f"forgotten; what `sevila cache gc` would now free is not known: {error}")
+        print_text(f"removed; the space that `sevila cache gc` would free is unknown: {error}")
         return
     print(
-        f"forgotten; `sevila cache gc` would now free {human_size(freed)}, not counting what is younger than "
+        f"removed; `sevila cache gc` would now free {human_size(freed)}, without artifacts younger than "
         f"{OLDER_THAN_DAYS:g} days"
     )

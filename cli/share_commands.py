@@ -1,4 +1,4 @@
-"""`sevila cache push` and `pull`: sharing what a store holds through a folder or an object store."""
+"""`sevila cache push` and `pull`: share artifacts through a folder or an object store."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 NOT_THERE = {
-    "pushed": "not pushed, as it is not in this store (what lies in a store below needs --below)",
-    "pulled": "not pulled, as nobody has pushed it there",
+    "pushed": "not pushed, as this store lacks it (for artifacts of a store below, give --below)",
+    "pulled": "not pulled, as the remote lacks it",
 }
 
 
@@ -31,14 +31,14 @@ def push(
     replace: bool = False,
     where: Where,
 ) -> None:
-    """Copy a named run, with all it was made from, to a place that others pull from; only what is missing there travels.
+    """Copy a named run and everything upstream to a remote from which others can pull; existing files are skipped.
 
     Args:
         remote: a folder, or an address: s3://BUCKET/PATH, gs://BUCKET/PATH, hf://datasets/OWNER/NAME, ssh://HOST/PATH
-        run: name of a run (`sevila runs`); else every run and artifact of the store
-        without_features: leave the features in the pool, which are most of the bytes
-        without_frames: leave the frames in the pool
-        replace: let the name stand for this run there, whatever it stood for before
+        run: name of a run (`sevila runs`); default: all runs and artifacts of the store
+        without_features: do not copy the features in the pool, which are most of the bytes
+        without_frames: do not copy the frames in the pool
+        replace: reassign the name if it belongs to another run at the remote
     """
     from cache.push import Push
     from cache.remote import Remote
@@ -46,10 +46,11 @@ def push(
 
     store = where.open()
     if not store.root.is_dir():
-        raise StoreError(f"there is no store at {store.root}, so that nothing of it can be pushed")
+        raise StoreError(f"{store.root}: there is no store to push; `--store FOLDER` selects another")
     read_only = store.root.is_dir() and not os.access(store.root, os.W_OK)  # a colleague's
     with nullcontext() if read_only else store.in_use():
-        transfer = Push(store, Remote(remote), [run] if run else [], _left(without_features, without_frames), replace)
+        leave_out = _stages_left_out(without_features, without_frames)
+        transfer = Push(store, Remote(remote), [run] if run else [], leave_out, replace)
         with count_bar("push", transfer.n_bytes, "B") as moved:
             transfer.run(moved)
     print_text(_summary("pushed", transfer, f"to {remote}"))
@@ -65,14 +66,14 @@ def pull(
     replace: bool = False,
     where: Where,
 ) -> None:
-    """Copy a named run, with all it was made from, from where somebody pushed it; every byte is checked on arrival.
+    """Copy a named run and everything upstream from a remote; every byte is checked on arrival.
 
     Args:
-        remote: a folder, or an address, as `sevila cache push` takes it
-        run: name of a run there; else every run and artifact
-        without_features: leave the features there: the run is read and repeated without them
-        without_frames: leave the frames there
-        replace: let the name stand for that run here, whatever it stood for before
+        remote: a folder, or an address, as for `sevila cache push`
+        run: name of a run at the remote; default: all runs and artifacts
+        without_features: do not copy the features, which reading and repeating the run do not need
+        without_frames: do not copy the frames
+        replace: reassign the name if it belongs to another run in the store
     """
     from cache.pull import Pull
     from cache.remote import Remote
@@ -80,13 +81,14 @@ def pull(
 
     store = where.open()
     with store.in_use():
-        transfer = Pull(store, Remote(remote), [run] if run else [], _left(without_features, without_frames), replace)
+        leave_out = _stages_left_out(without_features, without_frames)
+        transfer = Pull(store, Remote(remote), [run] if run else [], leave_out, replace)
         with count_bar("pull", transfer.n_bytes, "B") as moved:
             transfer.run(moved)
     print_text(_summary("pulled", transfer, f"from {remote}"))
 
 
-def _left(without_features: bool, without_frames: bool) -> list[str]:
+def _stages_left_out(without_features: bool, without_frames: bool) -> list[str]:
     return ["extract_features"] * without_features + ["sample_frames"] * without_frames
 
 
@@ -95,7 +97,7 @@ def _summary(what: str, transfer: Transfer, where: str) -> str:
 
     lines = [
         f"{what} {len(transfer.new):,} of {counted(transfer.n_artifacts, 'artifacts')} {where}: "
-        f"{counted(transfer.n_files, 'files')}, {human_size(transfer.n_bytes)}; what was there did not travel"
+        f"{counted(transfer.n_files, 'files')}, {human_size(transfer.n_bytes)}; existing files were skipped"
     ]
     lines += [f"run {run.name}: {run.status}, {counted(len(run.artifacts), 'artifacts')}" for run in transfer.runs]
     lines += [f"without the arrays of {', '.join(transfer.left_out)}"] if transfer.left_out else []

@@ -1,4 +1,4 @@
-"""`sevila sweep`: ways to choose keyframes, compared on one recipe's questions."""
+"""`sevila sweep`: compare keyframe selectors on one recipe's questions."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Numbers = Annotated[Sequence[Positive], Parameter(metavar="N...", consume_multip
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class GridOptions:
-    """The ways that are compared.
+    """The grid of compared settings.
 
     Attributes:
-        selectors: ways to choose frames (docs/selection.md); uniform is always among them
+        selectors: frame selectors (docs/selection.md); uniform is always included
         k: numbers of keyframes
-        scorers: what scores frames: localizer, imported, clip, itm, each also of what is named: clip=WEIGHTS; else the recipe's
-        answerers: what answers from them: sevila, vlm, vlm=WEIGHTS, served=MODEL; else the recipe's
-        points: show how likely a difference of so many points would be seen
+        scorers: frame scorers: localizer, imported, clip, itm, each optionally with weights: clip=WEIGHTS; default: the recipe's
+        answerers: answering models: sevila, vlm, vlm=WEIGHTS, served=MODEL; default: the recipe's
+        points: show the test's power to detect a difference of this many percentage points
     """
 
     selectors: Names
@@ -61,11 +61,11 @@ def sweep(
     where: Where,
     command_line: CommandLine,
 ) -> int:
-    """Compare selectors, scorers and numbers of keyframes on a recipe's questions, each with uniform frames by a paired test.
+    """Compare selectors, scorers and numbers of keyframes with uniform frames on a recipe's questions, by paired tests.
 
     sevila sweep videomme --selectors top_k aks bolt --k 8 16 32 --scorers localizer clip=google/siglip-base-patch16-224
 
-    What the cells have in common is made once; cells that the store holds are read. Exit status 1 if a cell has no numbers.
+    Artifacts that cells share, or that are in the store, are reused. Exit status 1 if a cell has no numbers.
 
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
@@ -80,8 +80,10 @@ def sweep(
 
     refuse_overwriting(output, Path(recipe), *chain.places.paths())
     loaded = load(recipe, STAGES, chain.all_settings())
-    asked = Grid(grid.selectors, grid.k, grid.scorers or (loaded.chain.scorer,), grid.answerers or (ANY,))
-    cells = requests_of(chain.request(recipe, seed), asked)
+    cells = requests_of(
+        chain.request(recipe, seed),
+        Grid(grid.selectors, grid.k, grid.scorers or (loaded.chain.scorer,), grid.answerers or (ANY,)),
+    )
     store = where.open()
     seeds = [] if seed is None else [seed]
     with store.in_use(), pinned(store, naming.name or "", loaded, seeds, naming.replace) as pin:

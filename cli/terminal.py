@@ -1,4 +1,4 @@
-"""Output of commands: text for people, which steers no terminal, and data for programs, exactly."""
+"""Output of commands: text for people, without control characters, and data for programs, verbatim."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 NO_WRAPPING = 10_000
 RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
-LEAST_WIDTH = 20  # below some 3 letters, the help's tables would never end
+MIN_WIDTH = 20  # at about 3 columns, rich does not finish the help's tables
 
 
 def print_text(text: str) -> None:
-    """Print lines without what would steer a terminal, escaped; there, broken between words only."""
+    """Print lines with control characters escaped, and on a terminal wrapped at words."""
     lines = text.split("\n")
     if is_terminal():
         lines = [part for line in lines for part in wrap_words(line, terminal_width(), below=_indent(line)) or [""]]
@@ -40,10 +40,10 @@ def _indent(line: str) -> str:
 
 
 def write_output(text: str, output: Path | None, content: Any = None) -> None:
-    """Write a text to a file and print where; or print the text itself where no file is wanted.
+    """Write a text to a file and print its path; without a file, print the text.
 
     Args:
-        content: what is printed as JSON in place of either, unless it is None.
+        content: unless None, printed as JSON instead of path or text.
     """
     if output is not None:
         write_for_user(output, text.encode())
@@ -54,12 +54,12 @@ def write_output(text: str, output: Path | None, content: Any = None) -> None:
 
 
 def fitted(rows: Sequence[Sequence[str]], n_left: int = 1) -> str:
-    """Return rows as a table that is no wider than the terminal, where words allow."""
+    """Return rows as a table that fits into the terminal, as far as its words allow."""
     return aligned(rows, n_left, terminal_width())
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as a table under its head, as wide as the terminal; into a file or pipe, a line a row and no head."""
+    """Print rows as a table with a head that fits into the terminal; to a file or pipe, one line per row without the head."""
     if is_terminal():
         print_text(fitted([head, *rows], n_left=len(head)))
     else:
@@ -67,9 +67,9 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def help_console() -> Console:
-    """Return where `--help` goes: as wide as the terminal, or a line an option into a file or pipe.
+    """Return the console for `--help`: as wide as the terminal; to a file or pipe, one line per option.
 
-    To it a reader that has read enough is the error that it is to `print`.
+    It raises `BrokenPipeError` for a closed pipe, as `print` does.
     """
     from rich.console import Console
 
@@ -80,38 +80,38 @@ def help_console() -> Console:
     if not is_terminal():
         return HelpConsole(width=NO_WRAPPING)
     console = HelpConsole()
-    return console if console.width >= LEAST_WIDTH else HelpConsole(width=LEAST_WIDTH)
+    return console if console.width >= MIN_WIDTH else HelpConsole(width=MIN_WIDTH)
 
 
 def set_up_log(quiet: bool, verbose: bool) -> None:
-    """Have lines for people go to standard error, above the bars there: warnings alone where it is quiet, ids where verbose."""
+    """Log to standard error, above progress bars: only warnings if `quiet`, also ids of artifacts if `verbose`."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[LinesBesideBars(_styled)])
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     logging.getLogger("sevila").setLevel(level)
 
 
 def is_verbose() -> bool:
-    """Whether ids are wanted."""
+    """Return whether ids of artifacts are to be shown."""
     return logging.getLogger("sevila").isEnabledFor(logging.DEBUG)
 
 
 def print_last(text: str, colour: str = "") -> None:
-    """Print why a command ends to standard error, where its bars were."""
+    """Print the last message of a command to standard error, after removing progress bars."""
     end_bars()
     print(_styled(text, colour=colour), file=sys.stderr, flush=True)
 
 
 def _styled(line: str, level: int = logging.INFO, colour: str = "") -> str:
-    """Return a line as a terminal shows it: broken between words, a warning in colour; elsewhere as it is."""
+    """Return a message for standard error: on a terminal wrapped at words, a warning in colour; else unchanged."""
     if not sys.stderr.isatty():
         return line
-    columns = max(_columns(sys.stderr), LEAST_WIDTH)
-    lines = [part for each in line.split("\n") for part in wrap_words(each, columns, below="  ") or [""]]
+    columns = max(_columns(sys.stderr), MIN_WIDTH)
+    lines = [part for row in line.split("\n") for part in wrap_words(row, columns, below="  ") or [""]]
     return in_colour("\n".join(lines), colour or (YELLOW if level >= logging.WARNING else ""))
 
 
 def _columns(stream: TextIO) -> int:
-    """Return the columns of a stream's own terminal, whatever the other one goes to, unless COLUMNS says how many."""
+    """Return the columns of the terminal of this stream, which may not be that of stdout, unless COLUMNS is set."""
     with suppress(OSError, ValueError):
         if not os.environ.get("COLUMNS"):
             return os.get_terminal_size(stream.fileno()).columns
@@ -119,45 +119,40 @@ def _columns(stream: TextIO) -> int:
 
 
 def in_colour(text: str, colour: str) -> str:
-    """Return a text in a colour on standard error, if that is a terminal that has some and nobody has asked for none."""
+    """Return a text in a colour if standard error is a terminal with colours, and NO_COLOR is not set."""
     has_colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
     return f"{colour}{text}{PLAIN}" if colour and has_colours else text
 
 
 def is_terminal() -> bool:
-    """Whether people read what is printed as it is printed."""
+    """Return whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def terminal_width() -> int:
-    """Return how wide text for people may be; into a file or pipe a line is as long as it is."""
-    return max(shutil.get_terminal_size().columns, LEAST_WIDTH) if is_terminal() else NO_WRAPPING
+    """Return the maximum width of text: the terminal's, or `NO_WRAPPING` for a file or pipe."""
+    return max(shutil.get_terminal_size().columns, MIN_WIDTH) if is_terminal() else NO_WRAPPING
 
 
 def print_json(content: Any) -> None:
-    """Print a value as JSON; a dataclass is the mapping of its fields."""
+    """Print a value as JSON; dataclasses become mappings."""
     print_data(printable_json(json.dumps(content, indent=1, ensure_ascii=False, default=vars)) + "\n")
 
 
 def printable_json(text: str) -> str:
-    """Return JSON that means the same and steers no terminal: what would is escaped as JSON escapes it; line ends are ours."""
-    return "".join(_as_json(sign) if sign != "\n" and is_unprintable(sign) else sign for sign in text)
-
-
-def _as_json(sign: str) -> str:
-    digits = sign.encode("utf-16-be", "surrogatepass").hex()
-    return "".join(f"\\u{digits[start : start + 4]}" for start in range(0, len(digits), 4))
+    r"""Return equal JSON with control characters, except line ends, as \u escapes."""
+    return "".join(json.dumps(char)[1:-1] if char != "\n" and is_unprintable(char) else char for char in text)
 
 
 def print_data(text: str) -> None:
-    """Print what programs read, exactly; where it goes into a file or a pipe, as UTF-8 whatever a terminal here would take."""
+    """Print data for programs, verbatim; to a file or pipe as UTF-8, whatever the locale."""
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")
     print(text, end="")
 
 
 def write_data(text: str, output: Path | None) -> None:
-    """Write what programs read to a file, or print it."""
+    """Write data for programs to a file, or print it."""
     if output is None:
         print_data(text)
     else:
@@ -165,7 +160,7 @@ def write_data(text: str, output: Path | None) -> None:
 
 
 def set_up_output(is_program: bool) -> None:
-    """Have what others wrote reach terminal and log printable, and nothing fail because a terminal lacks a letter."""
+    """Make log and tracebacks printable, and escape characters that a terminal's encoding lacks."""
     keep_logs_printable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -176,13 +171,13 @@ def set_up_output(is_program: bool) -> None:
 
 
 def flush_output() -> None:
-    """Write what is printed, now: when Python ends, an error of it would go to nobody."""
+    """Flush standard output and error, as errors at Python's exit would be lost."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()
 
 
 def drop_output() -> bool:
-    """Let nothing more be written to an output that takes nothing; return whether there is one."""
+    """Redirect outputs that accept no more data to /dev/null; return whether there were any."""
     refusing = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _refuses(stream)]
     for stream in refusing:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -193,11 +188,11 @@ def _refuses(stream: TextIO) -> bool:
     poll = select.poll()
     try:
         poll.register(stream.fileno(), select.POLLOUT)
-    except OSError:  # no file
+    except OSError:  # not a file
         return False
     try:
         stream.flush()
     except OSError:
         return True
-    # Nothing may be left to write: what failed to be written can be gone.
+    # The buffer may be empty although an earlier write failed.
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -1,4 +1,4 @@
-"""`sevila cache verify`: every byte of the store against its checksums, and what is damaged dropped."""
+"""`sevila cache verify`: verify every byte of the store against its checksums, and drop damaged pieces."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from pipeline.text_table import human_size
 
 
 def verify(store: Store, names: Sequence[str], everything: bool, drop: bool, as_json: bool) -> int:
-    """Check artifacts, drop what is damaged if asked to, and return 1 if something is wrong after that."""
+    """Verify artifacts, drop damaged pieces if `drop`, and return 1 if problems remain."""
     _check_usage(names, everything)
-    if not store.root.is_dir():  # a mount that is gone, for one
-        raise StoreError(f"there is no store at {store.root}, so nothing of it was checked")
+    if not store.root.is_dir():  # for example a lost mount
+        raise StoreError(f"{store.root}: there is no store to verify; `--store FOLDER` selects another")
     read_only = not drop and not os.access(store.root, os.W_OK)  # a colleague's
     with nullcontext() if read_only else store.in_use():
-        verification = _verified(store, *_wanted(store, names, everything), everything)
+        verification = _verified(store, *_selected(store, names, everything), everything)
         drops = Drops(store, remove=drop)
-        if not read_only:  # whose locks nobody could take
+        if not read_only:  # locks need write access
             drops.of(verification)
     status = 1 if verification.problems and not (drop and not drops.left) else 0
     if as_json:
@@ -61,11 +61,10 @@ def _print(verification: Verification, drops: Drops, drop: bool) -> None:
     read = f"{counted(verification.n_files, 'files')}, {human_size(verification.n_bytes)}"
     if not verification.problems:
         n = len(verification.missing)
-        but = f" of what is here; not here: {n} artifact{'s' if n > 1 else ''} that no named run needs" if n else ""
-        print(f"checked {read}: all as written{but}")
+        missing = f"; not in the store: {counted(n, 'artifacts')} that no named run needs" if n else ""
+        print(f"checked {read}: all as written{missing}")
         return
-    n_problems = len(verification.problems)
-    print(f"checked {read}: {n_problems} problem{'s' if n_problems > 1 else ''}")
+    print(f"checked {read}: {counted(len(verification.problems), 'problems')}")
 
 
 def _print_drops(drops: Drops, dropped: bool) -> None:
@@ -80,14 +79,14 @@ def _print_drops(drops: Drops, dropped: bool) -> None:
 def _check_usage(names: Sequence[str], everything: bool) -> None:
     hint = "See `sevila cache verify --help`."
     if everything == bool(names):
-        raise UsageError(f"Say which artifacts to verify, or --all, not both; `sevila cache ls` lists them. {hint}")
+        raise UsageError(f"Give the ids of artifacts, or --all, not both; `sevila cache ls` lists them. {hint}")
     for name in names:
         if name.count("/") not in (0, 2):
             raise UsageError(f"{name!r} is neither an artifact id nor a part of the pool, space/key/part. {hint}")
 
 
-def _wanted(store: Store, names: Sequence[str], everything: bool) -> tuple[list[str], list[PartId]]:
-    """Return the artifacts and parts of the pool to check: `space/key/part`, an id or the beginning of one, or all."""
+def _selected(store: Store, names: Sequence[str], everything: bool) -> tuple[list[str], list[PartId]]:
+    """Return the artifacts and parts of the pool to verify, from ids or their beginnings and `space/key/part`; or all."""
     if everything:
         return [*store, *store.lost()], [part for root in store.roots for part in every_part(root)]
     parts: list[PartId] = []
@@ -97,7 +96,7 @@ def _wanted(store: Store, names: Sequence[str], everything: bool) -> tuple[list[
             space, key, part = name.split("/")
             parts.append((space, key, part))
             if not (is_there(store, parts[-1]) or pointing(store, "artifacts", parts[-1:])):
-                raise StoreError(f"{name}: there is no such part of the pool, and no artifact that wants it")
+                raise StoreError(f"{name}: is not in the pool, and no artifact needs it")
         else:
             ids += matching(store, name, lost=True)
     return list(dict.fromkeys(ids)), parts

@@ -1,4 +1,4 @@
-"""`sevila weights`: which weights there are, what they hold, and how they go to others and come from them."""
+"""`sevila weights`: list, inspect, compare, import and export weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Weights = Annotated[PlaceOption, Parameter(group=PLACE_GROUP)]
 
 
 def ls(*, as_json: AsJson = False, where: Where) -> None:
-    """List weights: those given by name, those that recipes ask for, and those in the store."""
+    """List weights: those with a configured place, those that recipes need, and those in the store."""
     from pipeline.text_table import human_size
     from reports.weights import weights_lines
 
@@ -29,11 +29,11 @@ def ls(*, as_json: AsJson = False, where: Where) -> None:
 
 
 def show(name: Text, /, *, weights: Weights = (), as_json: AsJson = False, where: Where) -> None:
-    """Show what weights hold, file by file and part by part.
+    """Show the content of weights by file and part.
 
     Args:
         name: name of weights, a file or folder, or an artifact's id or the beginning of it
-        weights: where named weights lie; else SEVILA_WEIGHTS, sevila.toml (repeatable)
+        weights: places of named weights; default: SEVILA_WEIGHTS, sevila.toml (repeatable)
     """
     from reports.weights import description_text, weights_description
 
@@ -42,14 +42,14 @@ def show(name: Text, /, *, weights: Weights = (), as_json: AsJson = False, where
     print_json(content) if as_json else print_text(description_text(content))
 
 
-def take_in(name: Text, path: Path, /, *, where: Where) -> None:
-    """Give weights a name that recipes can use: writes where they lie into sevila.toml.
+def import_weights(name: Text, path: Path, /, *, where: Where) -> None:
+    """Give weights a name that recipes can use, by writing their place into sevila.toml.
 
     sevila weights import sevila-pretrained sevila_pretrained.pth
 
     Args:
-        name: as recipes name them, or one of your own: `--set init_localizer.weights=NAME`
-        path: a file with official names (.pth, .safetensors), or a BLIP-2 folder as Hugging Face lays it out
+        name: their name in recipes, or your own: `--set init_localizer.weights=NAME`
+        path: a file with official names (.pth, .safetensors), or a BLIP-2 folder in Hugging Face's layout
     """
     from pipeline.engine.places import write_place
     from pipeline.models.checkpoint import check_blip2
@@ -61,20 +61,20 @@ def take_in(name: Text, path: Path, /, *, where: Where) -> None:
         check_blip2(read_blip2_config(path), path)
     file = write_place("weights", name, path)
     print_text(f"{path}: {', '.join(f'{part} ({len(names)} tensors)' for part, names in weights.parts.items())}")
-    print_text(f"{name}: written into {file}")
+    print_text(f"{name}: written to {file}")
 
 
 def export(
     ids: Annotated[Texts, Parameter(metavar="ID")], /, *, output: OutputPath, weights: Weights = (), where: Where
 ) -> None:
-    """Write trained weights for others: by official names into a file, or as a whole BLIP-2 into a folder.
+    """Write trained weights for use elsewhere: under official names to a file, or as a complete BLIP-2 to a folder.
 
     sevila weights export refine_localizer finetune_answerer -o ours.pth
 
     Args:
-        ids: weights of a Localizer, an Answerer or, for a file, both; beginnings of ids take the newest of one backbone
-        output: .pth or .safetensors for official names; a new folder for what transformers' Blip2ForConditionalGeneration loads
-        weights: where the BLIP-2 lies that they belong to, for a folder; else SEVILA_WEIGHTS, sevila.toml (repeatable)
+        ids: weights of a Localizer, an Answerer or, for a file, both; beginnings of ids select the newest of one backbone
+        output: .pth or .safetensors for official names; a new folder for transformers' Blip2ForConditionalGeneration
+        weights: place of their BLIP-2, for a folder; default: SEVILA_WEIGHTS, sevila.toml (repeatable)
     """
     from reports.weight_export import export_weights
 
@@ -85,13 +85,13 @@ def export(
 def compare(
     a: Text, b: Text, /, *, shown: Count = 10, weights: Weights = (), as_json: AsJson = False, where: Where
 ) -> None:
-    """Say which tensors of two sets of weights differ, and by how much at most.
+    """Show which tensors of two sets of weights differ, and their maximum differences.
 
     Args:
         a: name of weights, a file or folder, or an artifact's id or the beginning of it
         b: likewise
-        shown: tensors to show of each part, those that differ most; with --json all
-        weights: where named weights lie; else SEVILA_WEIGHTS, sevila.toml (repeatable)
+        shown: number of tensors to show per part, by descending difference; with --json all
+        weights: places of named weights; default: SEVILA_WEIGHTS, sevila.toml (repeatable)
     """
     from pipeline.models.weight_parts import compare_weights, open_weights
     from reports.weights import weights_named

@@ -1,1 +1,1 @@
-"""Reading what runs left: results, comparisons, sweeps, the paper's tables, listings and sizes of a store, the benchmark."""
+"""Reports on finished runs: results, comparisons, sweeps, the paper's tables, listings and sizes of a store, the benchmark."""

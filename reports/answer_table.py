@@ -1,4 +1,4 @@
-"""Answers in words: each question with its options' texts, its keyframes and what was right."""
+"""Answers as text: each question with the texts of its options, its keyframes and the right answer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.select_keyframes import Keyframes
 
-# What a spreadsheet takes for the beginning of a formula, unless the whole is a number.
+# First characters of a cell that spreadsheets read as a formula, unless the whole cell is a number.
 FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class AnswerInWords(NamedTuple):
-    """An answer for people: texts instead of indices, keyframe times, the reason of a failure."""
+    """A row of the answer table: option texts instead of indices, keyframe times, the reason of a failure."""
 
     question_id: str
     video_id: str
@@ -40,7 +40,7 @@ class AnswerInWords(NamedTuple):
 
 
 def answers_in_words(store: Store, answers_id: str) -> Sequence[AnswerInWords]:
-    """Return a row per question of an answers artifact, made when it is asked for."""
+    """Return one row per question of an answers artifact; rows are computed on access."""
     answers = Answers(store, answers_id)
     questions = Questions(store, answers.record.inputs["questions"])
     keyframes = Keyframes(store, answers.record.inputs["keyframes"])
@@ -55,7 +55,7 @@ def answers_in_words(store: Store, answers_id: str) -> Sequence[AnswerInWords]:
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """Return rows as CSV text with a header, for people: a line each, and nothing that a spreadsheet or a terminal obeys."""
+    """Return rows as CSV text with a header, one line per row; formulas and control characters are escaped."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0] if rows else [])
     writer.writeheader()
@@ -64,13 +64,13 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def submitted_answers(store: Store, answers_id: str, suffix: str) -> tuple[str, int]:
-    """Return the answers as EgoSchema's owners take them, and how many questions have none: these say -1, which is never right.
+    """Return an EgoSchema submission and the number of questions without an answer, for which it holds -1 (never right).
 
     Args:
-        suffix: .json, `{q_uid: option from 0}` for their server; or .csv with the columns q_uid and answer, for Kaggle.
+        suffix: .json, `{q_uid: option from 0}` for the evaluation server; or .csv with columns q_uid and answer, for Kaggle.
 
     Raises:
-        SevilaError: another suffix.
+        SevilaError: The suffix is another one.
     """
     answers = Answers(store, answers_id)
     rows = typed_rows_of_all(answers, "answers", Questions(store, answers.record.inputs["questions"]), Answered)
@@ -80,7 +80,7 @@ def submitted_answers(store: Store, answers_id: str, suffix: str) -> tuple[str, 
         return json.dumps(chosen, indent=1) + "\n", n_without
     if suffix != ".csv":
         raise SevilaError(
-            f"a submission ends in {suffix or 'nothing'}; .json (for the server) or .csv (Kaggle) was wanted"
+            f"the name of a submission ends in {suffix or 'nothing'}; expected .json (for the server) or .csv (Kaggle)"
         )
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("q_uid", "answer"), *chosen.items()])

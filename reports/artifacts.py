@@ -1,4 +1,4 @@
-"""Artifacts as text for people: the listing, one artifact with its first rows, and what it was made from."""
+"""Artifacts as text: the listing, the description of one artifact with its first rows, and its ancestry."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class ArtifactLine:
     """One line of the listing.
 
     Attributes:
-        unusual: the config keys that are not at their defaults.
-        settings: which of a chain's steps of this stage it is, as the runs that know it say (see cache/names.py).
-        runs: the names of those that have one.
-        below: the other store that holds it; empty for one's own.
-        stale: which input has other content now than it was made from; empty if none has.
+        unusual: The config keys that differ from their defaults.
+        settings: The settings of the chain steps that produced it, from the runs that pin it (cache/names.py).
+        runs: The names of the named runs that pin it.
+        below: The lower store that holds it; empty for the main store.
+        stale: The input whose content has changed since the artifact was built; empty if there is none.
     """
 
     id: str
@@ -55,19 +55,19 @@ class ArtifactLine:
 
 
 def artifact_lines(store: Store, stage: str = "") -> list[ArtifactLine]:
-    """Return the artifacts (of one stage), the last finished at the end; those that cannot be read come first."""
+    """Return the artifacts (of one stage) in the order they finished; unreadable ones come first."""
     lines = []
     settings, runs = known_uses(store)
     known: dict[str, str] = {}
     with store.one_look():
         for id in store:
-            of_stage, layer = stage_of(id), _layer(store, id)
-            if stage not in ("", of_stage):
+            artifact_stage, layer = stage_of(id), _layer(store, id)
+            if stage not in ("", artifact_stage):
                 continue
             try:
                 record = store.record(id)
             except CorruptArtifactError as error:
-                lines.append(ArtifactLine(id, of_stage, "", 0, {}, 0, {}, [], [], layer, str(error)))
+                lines.append(ArtifactLine(id, artifact_stage, "", 0, {}, 0, {}, [], [], layer, str(error)))
                 continue
             size_bytes = size_of("", record)
             failed = sum(record.dropped.values())
@@ -78,7 +78,7 @@ def artifact_lines(store: Store, stage: str = "") -> list[ArtifactLine]:
 
 
 def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
-    """Return one line per artifact: id, when it was finished, size, rows and failures, setting, unusual config, runs, layer."""
+    """Return one line per artifact: id, time it finished, size, rows and failures, setting, unusual config, runs, layer."""
     lines_of_text = []
     for line in lines:
         if line.problem:
@@ -104,7 +104,7 @@ def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
 
 
 def description(store: Store, prefix: str, n_rows: int) -> str:
-    """Return the record and the first rows of the newest artifact that `Store.matching` finds."""
+    """Return the record and the first rows of the newest artifact that `Store.matching` returns."""
     records = newest(store, prefix)[::-1]
     record = records[-1]
     folder = store.path(record.id)
@@ -112,7 +112,7 @@ def description(store: Store, prefix: str, n_rows: int) -> str:
         [f"the newest of {len(records)}; also: {', '.join(older.id for older in records[:-1])}"] if records[1:] else []
     )
     stale = store.why_stale(record.id)
-    parts += [f"stale, and rebuilt by the next run of its recipe: {stale}"] if stale else []
+    parts += [f"stale: {stale}; the next run of its recipe rebuilds it"] if stale else []
     parts += _facts(record, folder)
     for table, schema in record.schemas.items():
         names = _files_of(record, table)
@@ -123,7 +123,7 @@ def description(store: Store, prefix: str, n_rows: int) -> str:
 
 
 def content(store: Store, prefix: str, n_rows: int) -> dict[str, Any]:
-    """Return the same as JSON values: the record, why it is stale if it is, and first rows by table."""
+    """Return the content of `description` as JSON values: the record, why it is stale, and the first rows by table."""
     record = newest(store, prefix)[0]
     folder = store.path(record.id)
     rows = {
@@ -166,19 +166,18 @@ def _layer(store: Store, id: str) -> str:
 
 
 def ancestry_text(origins: Mapping[str, Origin]) -> str:
-    """Return an ancestry as an indented tree; what occurs a second time is named but not followed again."""
+    """Return an ancestry as an indented tree; inputs of an artifact are listed where it first occurs."""
     lines: list[str] = []
     seen: set[str] = set()
-
-    waiting = [("", next(iter(origins.values())), 0)]
-    while waiting:
-        name, origin, depth = waiting.pop()
-        again = origin.id in seen and bool(origin.inputs)
+    stack = [("", next(iter(origins.values())), 0)]
+    while stack:
+        name, origin, depth = stack.pop()
+        is_repeated = origin.id in seen and bool(origin.inputs)
         seen.add(origin.id)
-        what = "see above" if again else _origin_facts(origin)
-        lines.append(f"{'  ' * depth}{name}{origin.id}{f'  ({what})' if what else ''}")
-        inputs = [] if again else [*origin.inputs.items()]
-        waiting += [(f"{input}: ", origins[id], depth + 1) for input, id in reversed(inputs)]
+        facts = "see above" if is_repeated else _origin_facts(origin)
+        lines.append(f"{'  ' * depth}{name}{origin.id}{f'  ({facts})' if facts else ''}")
+        inputs = [] if is_repeated else [*origin.inputs.items()]
+        stack += [(f"{input}: ", origins[id], depth + 1) for input, id in reversed(inputs)]
     return printable_lines(lines)
 
 
@@ -189,7 +188,7 @@ def _origin_facts(origin: Origin) -> str:
 
 
 def unusual(record: Record) -> dict[str, Any]:
-    """Return the config keys of an artifact that are not at their stage's defaults; all of them for a stage that is no more."""
+    """Return the config keys of an artifact that differ from its stage's defaults; all of them if the stage no longer exists."""
     stage = STAGES.get(record.stage)
     defaults = _defaults(stage.config) if stage is not None else {}
     return {key: value for key, value in record.config.items() if key not in defaults or value != defaults[key]}

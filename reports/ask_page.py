@@ -1,4 +1,4 @@
-"""The answer to one question as a page of its own: one file, no network, the strip of frames in the video's own shape."""
+"""The answer to one question as a self-contained HTML page, which shows the frames in the video's aspect ratio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reports.asking import AskedRun
 
 
 def answer_page(run: AskedRun, answer: AskedAnswer) -> str:
-    """Return the page as HTML; texts of other people are escaped in it."""
+    """Return the page as HTML; all texts are escaped."""
     width, height = 1, 1
     strip: list[dict[str, Any]] = []
     if answer.frames:
@@ -29,22 +29,22 @@ def answer_page(run: AskedRun, answer: AskedAnswer) -> str:
         images = {
             row: base64.b64encode(as_jpeg(picture)).decode() for row, picture in zip(distinct, pictures, strict=True)
         }
-        shares = _shares(answer.frames)
+        heights = _heights_percent(answer.frames)
         strip = [
             {
                 "image": images[row],
                 "time": clock(frame.seconds),
                 "keyframe": frame.keyframe,
-                "height": share,
-                "says": "" if frame.probability_yes is None else percent_text(frame.probability_yes),
+                "height": height_percent,
+                "yes": "" if frame.probability_yes is None else percent_text(frame.probability_yes),
             }
-            for row, frame, share in zip(rows, answer.frames, shares, strict=True)
+            for row, frame, height_percent in zip(rows, answer.frames, heights, strict=True)
         ]
     return _environment().get_template("ask.html").render(answer=answer, strip=strip, width=width, height=height)
 
 
-def _shares(frames: list[AskedFrame]) -> list[int | None]:
-    """Return how high each frame's score stands between the lowest and the highest, in percent."""
+def _heights_percent(frames: list[AskedFrame]) -> list[int | None]:
+    """Return the position of each frame's score between the lowest and the highest, in percent; None without scores."""
     scores = [frame.logit_yes for frame in frames if frame.logit_yes is not None]
     if len(scores) < len(frames):
         return [None] * len(frames)
@@ -54,5 +54,5 @@ def _shares(frames: list[AskedFrame]) -> list[int | None]:
 
 @cache
 def _environment() -> Environment:
-    loader, shown = FileSystemLoader(Path(__file__).parent / "templates"), printable_value
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=shown)
+    loader, escape = FileSystemLoader(Path(__file__).parent / "templates"), printable_value
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=escape)

@@ -1,4 +1,4 @@
-"""A page on this machine on which one drops a video and asks about it: `sevila ask --serve`, by Gradio."""
+"""A local web page to upload a video and ask a question about it: `sevila ask --serve`, built with Gradio."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
 LONGEST_QUESTION, LONGEST_OPTIONS = 2000, 10_000  # characters
-Answer = Callable[[Path, str, Sequence[str]], str]  # (video, question, options) -> a page of HTML; raises SevilaError
+Answer = Callable[[Path, str, Sequence[str]], str]  # (video, question, options) -> HTML page; raises SevilaError
 
 
 @contextmanager
 def served(answer: Answer, port: int, upload_megabytes: int) -> Iterator[str]:
     """Serve the page on 127.0.0.1 while the block runs, and yield its address; one question is answered at a time.
 
-    Only pages that come from this server may ask it; nothing is requested from elsewhere, and uploads go when it ends.
+    The server accepts requests only from its own pages and loads nothing from the network. Uploads are deleted at the end.
 
     Args:
-        port: 0 for any that is free.
-        upload_megabytes: larger videos are refused.
+        port: TCP port; 0 for any free port.
+        upload_megabytes: Larger videos are refused.
 
     Raises:
-        SevilaError: Gradio is not installed, or something else has the port.
+        SevilaError: Gradio is not installed, or the port is in use.
     """
     with TemporaryDirectory(prefix="sevila-ask-") as folder:
-        # Read where Gradio is imported: no statistics for its makers, no look for a newer release, uploads in our folder.
+        # Gradio reads these on import: no usage statistics, no version check, uploads in our folder.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
         try:
             import gradio
         except ImportError as error:
-            raise SevilaError('this page is served by Gradio: pip install "sevila-pipeline[serve]"') from error
+            raise SevilaError('the page needs Gradio: pip install "sevila-pipeline[serve]"') from error
         from starlette.middleware import Middleware
 
         page = _page(answer, Path(folder))
@@ -52,14 +52,14 @@ def served(answer: Answer, port: int, upload_megabytes: int) -> Iterator[str]:
                 server_port=port or None,
                 max_file_size=upload_megabytes << 20,
                 app_kwargs={"middleware": [Middleware(OwnPagesOnly)]},
-                # Gradio's own theme takes its fonts from elsewhere.
+                # The default theme loads its fonts from the network.
                 theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
                 footer_links=[],
                 **{"share": False, "ssr_mode": False, "mcp_server": False, "enable_monitoring": False, "pwa": False},
                 **{"prevent_thread_lock": True, "quiet": True, "inbrowser": False, "show_error": True},
             )
         except OSError as error:
-            raise SevilaError(f"port {port} of {HOST} is taken: choose another with --port") from error
+            raise SevilaError(f"port {port} of {HOST} is in use; choose another with --port") from error
         try:
             yield address
         finally:
@@ -67,7 +67,7 @@ def served(answer: Answer, port: int, upload_megabytes: int) -> Iterator[str]:
 
 
 def wait() -> None:
-    """Return when Ctrl-C is pressed."""
+    """Block until Ctrl-C is pressed."""
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
@@ -75,13 +75,13 @@ def wait() -> None:
 
 
 class OwnPagesOnly:
-    """Refuses what a page of another origin sends, and what reaches this machine under another name (DNS rebinding)."""
+    """Middleware that refuses requests of another origin, and requests under another host name (DNS rebinding)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with status 403."""
+        """Forward a request, or answer it with status 403."""
         from starlette.datastructures import Headers
         from starlette.responses import PlainTextResponse
 
@@ -91,7 +91,7 @@ class OwnPagesOnly:
         if is_here and headers.get("origin", f"http://{host}") == f"http://{host}":
             await self._app(scope, receive, send)
         else:
-            await PlainTextResponse("only pages of this server may ask it\n", 403)(scope, receive, send)
+            await PlainTextResponse("only pages of this server may send requests\n", 403)(scope, receive, send)
 
 
 def _page(answer: Answer, folder: Path) -> Any:
@@ -109,7 +109,7 @@ def _page(answer: Answer, folder: Path) -> Any:
         upload = gradio.File(label="Video", file_types=list(SUFFIXES), type="filepath")
         question = gradio.Textbox(label="Question", max_length=LONGEST_QUESTION)
         options = gradio.Textbox(
-            label="Answers to choose from, one a line; none for an answer in words", lines=4, max_length=LONGEST_OPTIONS
+            label="Options, one per line; leave empty for a free-text answer", lines=4, max_length=LONGEST_OPTIONS
         )
         button, shown = gradio.Button("Ask", variant="primary"), gradio.HTML()
         button.click(ask, [upload, question, options], shown, concurrency_limit=1, api_name="ask")
@@ -117,14 +117,14 @@ def _page(answer: Answer, folder: Path) -> Any:
 
 
 def answered_upload(answer: Answer, folder: Path, upload: str | None, question: str, options: str) -> str:
-    """Answer from a copy of the upload under a name of ours; raises `SevilaError` for what cannot be asked."""
+    """Answer a question about a copy of the upload, named by us; raises `SevilaError` if it cannot be asked."""
     if not upload or not question.strip():
         raise SevilaError("a video and a question are needed")
     suffix = Path(upload).suffix.lower()
     if suffix not in SUFFIXES:
-        raise SevilaError(f"{Path(upload).name}: not a video by its name; wanted one of {', '.join(SUFFIXES)}")
-    with TemporaryDirectory(dir=folder) as own:
-        video = Path(own) / f"video{suffix}"
+        raise SevilaError(f"{Path(upload).name}: not the name of a video; expected one of {', '.join(SUFFIXES)}")
+    with TemporaryDirectory(dir=folder) as copy_folder:
+        video = Path(copy_folder) / f"video{suffix}"
         shutil.copyfile(upload, video)
         return answer(video, question.strip(), [line.strip() for line in options.splitlines() if line.strip()])
 

@@ -1,4 +1,4 @@
-"""What a question about one video came to, as values, and in words."""
+"""The answer to one question about one video, as values and as text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BAR_CELLS = 20
 
 @dataclass(frozen=True)
 class OptionShare:
-    """An option and how likely the Answerer holds it, among the options."""
+    """An option and its probability among the options, by the Answerer."""
 
     text: str
     probability: float
@@ -30,7 +30,7 @@ class OptionShare:
 
 @dataclass(frozen=True)
 class AskedFrame:
-    """A sampled frame: where it is, what the Localizer said of it (None: it was not asked), and whether it was read."""
+    """A sampled frame: its position, the Localizer's score (None if it was not asked), and whether the Answerer read it."""
 
     seconds: float
     frame_index: int
@@ -44,11 +44,11 @@ class AskedAnswer:
     """The answer to one question.
 
     Attributes:
-        reason: why there is none; empty if there is one.
-        probability: of the chosen option among the options, or of all tokens of the text; None where there is no answer.
-        options: as they were given; none where the answer is in words.
-        truncated: the question was longer than the model reads.
-        artifacts: ids by what they hold.
+        reason: Why there is no answer; empty if there is one.
+        probability: Of the chosen option among the options, or of all tokens of the text; None without an answer.
+        options: The options in their order; empty for a free-text answer.
+        truncated: The question was longer than the model's input.
+        artifacts: Ids of the artifacts, by their role.
     """
 
     video: str
@@ -73,7 +73,7 @@ class AskedAnswer:
 
 
 def answer_of(run: AskedRun) -> AskedAnswer:
-    """Return what a run came to."""
+    """Return the answer that a run produced."""
     asked = run.asked
     (question,) = asked.questions.questions()
     (chosen,) = typed_rows_of_all(asked.keyframes, "keyframes", asked.questions, ChosenFrames)
@@ -106,19 +106,19 @@ def _frames(run: AskedRun, question: Question, chosen: ChosenFrames) -> list[Ask
     clip = frames.clips().get((question.video_id, question.clip_id))
     if clip is None:  # the video could not be read
         return []
-    values_at: dict[int, list[float | None]] = {}
+    values_at: dict[int, tuple[float | None, ...]] = {}
     if scores is not None:
         table = scores.columns("frame_scores", "position", "probability_yes", "logit_yes")
-        values_at = {place: values for place, *values in zip(*(each.tolist() for each in table.values()), strict=True)}
+        values_at = {row[0]: row[1:] for row in zip(*(column.tolist() for column in table.values()), strict=True)}
     keyframes, rows = set(chosen.positions), []
-    for place, (seconds, index) in enumerate(zip(clip["seconds"], clip["frame_index"], strict=True)):
-        yes, logit = values_at.get(place, [None, None])
-        rows.append(AskedFrame(float(seconds), int(index), yes, logit, place in keyframes))
+    for position, (seconds, index) in enumerate(zip(clip["seconds"], clip["frame_index"], strict=True)):
+        yes, logit = values_at.get(position, (None, None))
+        rows.append(AskedFrame(float(seconds), int(index), yes, logit, position in keyframes))
     return rows
 
 
 def answer_text(answer: AskedAnswer) -> str:
-    """Return the answer for people: the options, the answer, and the keyframes it was read from."""
+    """Return the answer as text: the options, the answer, and the keyframes that it is based on."""
     lines = [answer.question, ""]
     if answer.options:
         rows = [_option_row(option) for option in answer.options]
@@ -131,10 +131,10 @@ def answer_text(answer: AskedAnswer) -> str:
         lines += [f"answer: {answer.answer or '(empty)'} ({answer.probability:.1%} for the whole text)"]
     lines += [f"by:     {answer.answered_by}"]
     if answer.truncated:
-        lines += ["note:   the question was longer than the model reads; its end was cut"]
+        lines += ["note:   the question was longer than the model's input; its end was cut"]
     if answer.keyframes:
         lines += ["", f"keyframes, {len(answer.keyframes)} of {len(answer.frames)} sampled frames:"]
-        head = ["  time", "frame", "says yes", "score"]
+        head = ["  time", "frame", "yes", "score"]
         lines += aligned([head, *map(_frame_row, answer.keyframes)]).splitlines()
     return "\n".join(lines)
 
@@ -145,22 +145,22 @@ def _option_row(option: OptionShare) -> list[str]:
 
 
 def _frame_row(frame: AskedFrame) -> list[str]:
-    says = "-" if frame.probability_yes is None else percent_text(frame.probability_yes)
+    yes = "-" if frame.probability_yes is None else percent_text(frame.probability_yes)
     return [
         f"  {clock(frame.seconds)}",
         str(frame.frame_index),
-        says,
+        yes,
         "-" if frame.logit_yes is None else f"{frame.logit_yes:.2f}",
     ]
 
 
 def percent_text(share: float) -> str:
-    """Return a share in percent with tenths; what is more than nothing never reads as nothing."""
+    """Return a share in percent with one decimal; a share above 0 is never shown as 0."""
     return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
 def clock(seconds: float) -> str:
-    """Return a time as players show it, with tenths: 0:04.2, 1:02:03.0."""
+    """Return a time as in video players, with one decimal: 0:04.2, 1:02:03.0."""
     minutes, rest = divmod(round(seconds * 10) / 10, 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

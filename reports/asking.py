@@ -1,4 +1,4 @@
-"""One question about one video: which weights answer it, what to do where there are none, and the run that asks."""
+"""One question about one video: choose the weights that answer it, say how to get missing ones, and run the chain."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ RELEASED_SEVILA = "sevila-pretrained"
 
 @dataclass(frozen=True)
 class AskRequest:
-    """What is asked, and with what.
+    """A question about a video, and the weights to answer it with.
 
     Attributes:
-        options: texts to choose from; none for an answer in words.
-        weights: places as `PlaceLookup` takes them, or just `demo`.
-        localizer: id of trained weights in the store, or its beginning; empty: as the recipe says. So is `answerer`.
+        options: Texts to choose from; empty for a free-text answer.
+        weights: Places as `PlaceLookup` takes them, or just `demo`.
+        localizer: Id of trained weights in the store, or its beginning; empty for those of the recipe. Likewise `answerer`.
         settings: `stage.key=value`.
-        download: the model hub may be asked for weights that are not here.
+        download: Whether missing weights may be downloaded from the model hub.
     """
 
     video: Path
@@ -60,7 +60,7 @@ class AskRequest:
 
 
 class NoWeightsError(SevilaError):
-    """There is nothing to answer with; `hints` says what is needed and where it is from, a line each."""
+    """No weights to answer with; `hints` are lines that name the needed files and their source."""
 
     def __init__(self, message: str, hints: Sequence[str]) -> None:
         super().__init__(message)
@@ -68,7 +68,7 @@ class NoWeightsError(SevilaError):
 
 
 class AskedRun(NamedTuple):
-    """What came of a question about a video, and whose weights answered it, in words."""
+    """A question about a video that was run: its artifacts, its recipe, and the name of the weights that answered."""
 
     video: Path
     asked: Asked
@@ -77,28 +77,28 @@ class AskedRun(NamedTuple):
 
 
 def ask_video(request: AskRequest, run: RunContext) -> AskedRun:
-    """Ask, making what the store does not hold.
+    """Answer a question, building the artifacts that the store lacks.
 
     Raises:
-        NoWeightsError: no weights are at hand.
-        SevilaError: the video is not there, or the question cannot be asked.
+        NoWeightsError: There are no weights to answer with.
+        SevilaError: The video does not exist, or the question cannot be asked.
     """
     video = request.video.expanduser().absolute()
     if not video.exists():
-        raise MissingSourceError(f"{request.video}: there is no such video; wanted a file, or a folder of images")
+        raise MissingSourceError(f"{request.video}: there is no such video; expected a file, or a folder of images")
     if video.is_dir() and not any(name.lower().endswith(IMAGE_SUFFIXES) for name in os.listdir(video)):
         raise MissingSourceError(
-            f"{request.video}: is a folder without images; wanted a video, or a folder of numbered {', '.join(IMAGE_SUFFIXES)}"
+            f"{request.video}: is a folder without images; expected a video, or a folder of numbered {', '.join(IMAGE_SUFFIXES)}"
         )
-    if twice := [option for option in request.options if list(request.options).count(option) > 1]:
-        raise SevilaError(f"this cannot be asked: the option {twice[0]!r} is given more than once")
+    if repeated := [option for option in request.options if list(request.options).count(option) > 1]:
+        raise SevilaError(f"this cannot be asked: the option {repeated[0]!r} is given more than once")
     with TemporaryDirectory(prefix="sevila-ask-") as folder:
         file = Path(folder) / "questions.jsonl"
         dataset = write_question(file, video.name, request.question, request.options)
         places = {"annotations": [f"{dataset}={file}"], "videos": [f"{dataset}={video.parent}"]}
         settings = [f"list_questions.dataset={dataset}", *_settings(request, run), *request.settings]
-        weights = () if _of_demo(request) else request.weights
-        recipe = DEMO if _of_demo(request) else RECIPE
+        weights = () if _uses_demo(request) else request.weights
+        recipe = DEMO if _uses_demo(request) else RECIPE
         to_open = Request(recipe, settings, places={**places, "weights": weights})
         loaded, run, sources = open_recipe(to_open, STAGES, replace(run, download=request.download))
         _refuse_without_weights(loaded, sources)
@@ -109,16 +109,16 @@ def ask_video(request: AskRequest, run: RunContext) -> AskedRun:
     return AskedRun(video, asked, loaded, _answered_by(loaded, trained))
 
 
-def _of_demo(request: AskRequest) -> bool:
+def _uses_demo(request: AskRequest) -> bool:
     return list(request.weights) == [DEMO] and not Path(DEMO).exists()
 
 
 def _settings(request: AskRequest, run: RunContext) -> list[str]:
-    """Return what differs from the recipe: whose questions, whose weights, and float32 where there is no GPU."""
-    if _of_demo(request):
+    """Return the changes to the recipe: prompt, weights, and float32 without a GPU."""
+    if _uses_demo(request):
         config = _demo_backbone(run.store).config
-        own = [f"train_backbone.{key}={value}" for key, value in config.items()]
-        return ["list_questions.split=", "chain.kind=forward", "score_frames.prompt=" + _prompt(request), *own]
+        backbone = [f"train_backbone.{key}={value}" for key, value in config.items()]
+        return ["list_questions.split=", "chain.kind=forward", "score_frames.prompt=" + _prompt(request), *backbone]
     settings = [f"score_frames.prompt={_prompt(request)}"]
     if run.torch_device() == "cpu":
         settings += [f"{stage}.precision=float32" for stage in WITH_PRECISION]
@@ -138,12 +138,12 @@ def _demo_backbone(store: Store) -> Record:
     except StoreError as error:
         raise NoWeightsError(
             f"the demo's backbone is not in {store.root}",
-            ["`sevila demo` trains it there, in some minutes on a CPU, with nothing to download; then ask again"],
+            ["`sevila demo` trains it in a few minutes on a CPU, without any download; then ask again"],
         ) from error
 
 
 def _refuse_without_weights(recipe: Recipe, sources: Sources) -> None:
-    """Raise `NoWeightsError` where weights that are needed are not here, before anything is decoded or downloaded."""
+    """Raise `NoWeightsError` if needed weights are missing, before anything is decoded or downloaded."""
     names = [] if recipe.chain.backbone == "trained" else [recipe.config_of("import_backbone").weights]
     names += [recipe.config_of(stage).weights for stage in ("init_localizer", "init_answerer")]
     for name in filter(None, dict.fromkeys(names)):
@@ -165,36 +165,36 @@ def _hints(name: str) -> list[str]:
     return [
         *lines,
         f"here:   --weights {name}=PATH, or a line in sevila.toml (`sevila weights import`)",
-        "no download: --weights demo answers by the tiny backbone of `sevila demo`, which only knows coloured shapes",
+        "no download: --weights demo answers with the tiny backbone of `sevila demo`, which only knows coloured shapes",
     ]
 
 
 def _trained(request: AskRequest, store: Store, recipe: Recipe) -> TrainedParts:
-    """Return the weights of the store that were asked for; of the demo's the newest, as its own Q-Former has learned little."""
+    """Return the requested weights of the store; for the demo the newest ones, as its initial Q-Former has learned little."""
     localizer, answerer = request.localizer, request.answerer
-    if _of_demo(request):
-        of_demo = _demo_backbone(store).id
-        localizer = localizer or _newest_of(store, refine_localizer.name, of_demo)
-        answerer = answerer or _newest_of(store, finetune_answerer.name, of_demo)
+    if _uses_demo(request):
+        backbone = _demo_backbone(store).id
+        localizer = localizer or _newest_id(store, refine_localizer.name, backbone)
+        answerer = answerer or _newest_id(store, finetune_answerer.name, backbone)
     return TrainedParts(
-        LocalizerWeights(store, _id_of(store, localizer, LocalizerWeights.kind)) if localizer else None,
-        AnswererWeights(store, _id_of(store, answerer, AnswererWeights.kind)) if answerer else None,
+        LocalizerWeights(store, _weights_id(store, localizer, LocalizerWeights.kind)) if localizer else None,
+        AnswererWeights(store, _weights_id(store, answerer, AnswererWeights.kind)) if answerer else None,
     )
 
 
-def _newest_of(store: Store, stage: str, backbone: str) -> str:
+def _newest_id(store: Store, stage: str, backbone: str) -> str:
     return next((record.id for record in store.of_stage(stage) if record.inputs.get("backbone") == backbone), "")
 
 
-def _id_of(store: Store, prefix: str, kind: str) -> str:
+def _weights_id(store: Store, prefix: str, kind: str) -> str:
     record = newest(store, prefix)[0]
     if record.kind != kind:
-        raise StoreError(f"{record.id} holds {record.kind}, wanted {kind}; `sevila weights ls` lists what there is")
+        raise StoreError(f"{record.id} holds {record.kind}; expected {kind} (`sevila weights ls` lists all weights)")
     return record.id
 
 
 def _answered_by(recipe: Recipe, trained: TrainedParts) -> str:
-    """Return whose weights answered, in words."""
+    """Return the names of the weights that answered."""
     backbone = "the demo's tiny backbone"
     if recipe.chain.backbone != "trained":
         backbone = str(recipe.config_of("import_backbone").weights)

@@ -1,7 +1,7 @@
-"""One night of a benchmark: every setting of a matrix from cached features, its rows in the history, and what became worse.
+"""One night of a benchmark: run every setting of a matrix from cached features, extend the history, report regressions.
 
-<store>/benchmarks/<matrix>/history.parquet     a row for each setting and night
-<store>/benchmarks/<matrix>/nights/<night>/     a store over the main one, with the artifacts of that night
+<store>/benchmarks/<matrix>/history.parquet     one row per setting and night
+<store>/benchmarks/<matrix>/nights/<night>/     a store layered over the main one, with the artifacts of that night
 <store>/benchmarks/<matrix>/trend.png           accuracy and speed by night
 """
 
@@ -24,7 +24,7 @@ from cache.files import refuse_link, refuse_links, write_atomically
 from cache.store import Store
 from pipeline.benchmarks.matrix import Matrix
 from reports.benchmark_history import FAILED, History, NightRow, plot
-from reports.benchmark_judging import Judged, judge, missed_nights, needed_nights
+from reports.benchmark_judging import JudgedRow, judge, missed_nights, needed_nights
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 
 log = logging.getLogger("sevila")
@@ -32,22 +32,22 @@ log = logging.getLogger("sevila")
 
 @dataclass(frozen=True)
 class Night:
-    """The outcome of a night. `plot` is where the plot lies, None without a number to show."""
+    """The outcome of a night; `plot` is the path of the plot, None if there is no number to show."""
 
     matrix: Matrix
     night: str
-    rows: Sequence[Judged]
+    rows: Sequence[JudgedRow]
     notes: Sequence[str]
     plot: Path | None
 
     @property
     def regressions(self) -> list[str]:
-        """A sentence for each setting and metric that became worse, with both numbers."""
+        """A sentence with both numbers for each setting and metric that became worse."""
         return [text for judged in self.rows for text in judged.regressions(self.matrix.alpha)]
 
     @property
     def failures(self) -> list[str]:
-        """The settings that have no numbers, and why; the ways of one setting that failed alike together."""
+        """The settings without numbers and the reasons; variants of one setting with the same reason share an entry."""
         by_reason: dict[tuple[str, str, str], list[NightRow]] = {}
         for row in [judged.row for judged in self.rows if judged.row.status == FAILED]:
             by_reason.setdefault((row.recipe, row.setting, row.reason), []).append(row)
@@ -58,13 +58,13 @@ class Night:
 
     @property
     def problems(self) -> list[str]:
-        """Everything that is wrong, regressions first."""
+        """All regressions and failures, regressions first."""
         regressions = [f"regression: {text}" for text in self.regressions]
         return [*regressions, *(f"failed: {text}" for text in self.failures)]
 
 
 def folder_of(main: Store, matrix: Matrix) -> Path:
-    """Return where a matrix' history and nights lie; raises `StoreError` if one of them is a link, or behind one."""
+    """Return the folder of a matrix' history and nights; raises `StoreError` if the path to one of them contains a link."""
     folder = main.root / "benchmarks" / matrix.name
     for name in ("history.parquet", "trend.png", "at-work.txt"):
         refuse_link(folder / name, main.root)
@@ -81,17 +81,17 @@ def run_night(
     on_row: Callable[[NightRow], None] = lambda row: None,
     run_setting: Callable[[SettingJob], list[NightRow]] = run_setting_in_subprocess,
 ) -> Night:
-    """Run every setting, append its rows to the history as they come, and compare them with the nights before.
+    """Run every setting, append its rows to the history at once, and compare them with those of earlier nights.
 
-    `run_setting` may try again where a machine failed; what it raises is the reason of a failed row.
+    `run_setting` may retry after a machine error; an error that it raises becomes the reason of a failed row.
 
     Raises:
-        SevilaError: another run of this matrix is at work.
+        SevilaError: Another process is running this matrix.
     """
     folder = folder_of(main, matrix)
-    with _alone(main, matrix), main.in_use():
+    with _exclusive(main, matrix), main.in_use():
         night = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")[:-3] + "Z"
-        # A store may hold nothing yet: each setting says what is missing.
+        # The store may be empty; each setting then reports what is missing.
         (main.root / "artifacts").mkdir(exist_ok=True)
         history = History(folder)
         before, notes = history.read_or_set_aside(night)
@@ -99,11 +99,10 @@ def run_night(
         for recipe, settings in matrix.recipes.items():
             for setting, changes in settings.items():
                 log.info("%s %s", recipe, setting)
-                where = (main.root, main.roots[1:], folder / "nights" / night)
-                rows = _rows_of(
-                    SettingJob(night, recipe, setting, changes, *where, dict(places), device, batch_tokens), run_setting
-                )
-                history.append(rows)  # at once: what a killed night has measured stays
+                stores = (main.root, main.roots[1:], folder / "nights" / night)
+                job = SettingJob(night, recipe, setting, changes, *stores, dict(places), device, batch_tokens)
+                rows = _rows_or_failure(job, run_setting)
+                history.append(rows)  # before the next setting, so that a killed night keeps its measurements
                 for row in rows:
                     on_row(row)
                 tonight += rows
@@ -112,11 +111,11 @@ def run_night(
         for path in (folder / "nights").glob("*"):
             if path.name not in keep and path.name < night:
                 shutil.rmtree(path, ignore_errors=True)
-        picture = plot([*before, *tonight], folder / "trend.png")
-        return Night(matrix, night, judged, [*notes, *missed_nights(before, night)], picture)
+        plot_path = plot([*before, *tonight], folder / "trend.png")
+        return Night(matrix, night, judged, [*notes, *missed_nights(before, night)], plot_path)
 
 
-def _rows_of(job: SettingJob, run_setting: Callable[[SettingJob], list[NightRow]]) -> list[NightRow]:
+def _rows_or_failure(job: SettingJob, run_setting: Callable[[SettingJob], list[NightRow]]) -> list[NightRow]:
     try:
         return run_setting(job)
     except SevilaError as error:
@@ -126,12 +125,8 @@ def _rows_of(job: SettingJob, run_setting: Callable[[SettingJob], list[NightRow]
 
 
 @contextmanager
-def _alone(main: Store, matrix: Matrix) -> Iterator[None]:
-    """Keep other runs of this matrix out.
-
-    Raises:
-        SevilaError: there is one; says who.
-    """
+def _exclusive(main: Store, matrix: Matrix) -> Iterator[None]:
+    """Hold the lock of this matrix; raises `SevilaError` that names the process which holds it already."""
     holder = folder_of(main, matrix) / "at-work.txt"
     try:
         with main.lock(f"benchmarks/{matrix.name}").acquire(timeout=0):
@@ -147,5 +142,5 @@ def _alone(main: Store, matrix: Matrix) -> Iterator[None]:
         with suppress(OSError):
             who = holder.read_text()
         raise SevilaError(
-            f"the benchmark {matrix.name!r} is being run by {who}; try again when it has ended"
+            f"the benchmark {matrix.name!r} is being run by {who}; try again when that run has finished"
         ) from error

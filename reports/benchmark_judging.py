@@ -1,4 +1,4 @@
-"""Tonight's rows of a benchmark against the nights before: paired tests, speed, memory, and notes."""
+"""Comparison of a benchmark's rows of tonight with earlier nights: paired tests, speed, memory, and notes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cache.errors import SevilaError
 from cache.store import Store
 from pipeline.benchmarks.matrix import Matrix, Tolerance
 from pipeline.metrics.comparison import PairedRow
-from reports.benchmark_history import FAILED, OK, NightRow, shown
+from reports.benchmark_history import FAILED, OK, NightRow, night_label
 from reports.compare import paired_test
 
-USUAL_NIGHTS = 7  # whose median is the usual speed
-ENOUGH_NIGHTS = 3  # to know the usual: fewer are shown, but nothing is called worse than them
+USUAL_NIGHTS = 7  # the usual speed is the median of at most so many nights
+ENOUGH_NIGHTS = 3  # with fewer nights the change is shown, but never reported as a regression
 AGAINST = ("previous", "best")
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Tonight's answers (B) against those of another night (A), over the questions of both.
+class NightTest:
+    """The paired test of tonight's answers (B) against those of another night (A), over the questions of both.
 
-    `p_corrected` is after Holm's correction. `problem` says why there is no test.
+    `p_corrected` is the p value after Holm's correction; `problem` is the reason why there is no test.
     """
 
     night: str
@@ -38,10 +38,10 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A speed or a peak of memory tonight, and the median of the last nights on the same host and device."""
+class NightFigure:
+    """A speed or peak memory of tonight, and its median over the last nights on the same host and device."""
 
-    what: str  # questions/s, peak memory, peak GPU memory
+    name: str  # questions/s, peak memory, peak GPU memory
     now: float
     usual: float
     n_nights: int
@@ -50,191 +50,195 @@ class Measured:
 
     @property
     def change_percent(self) -> float:
-        """How much more than usual."""
+        """Change from the usual value, in percent of it."""
         return 100 * (self.now / self.usual - 1)
 
     @property
     def is_worse(self) -> bool:
-        """Whether it is worse than usual by more than is tolerated; never before there are enough nights."""
+        """Whether it is worse than usual by more than the tolerance; False with fewer than `ENOUGH_NIGHTS` nights."""
         loss = -self.change_percent if self.more_is_better else self.change_percent
         return self.n_nights >= ENOUGH_NIGHTS and loss > self.tolerance_percent
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A row of tonight, its tests against other nights, its speed against the usual, and notes for people."""
+class JudgedRow:
+    """A row of tonight, its tests against other nights, its speed and memory against the usual, and notes for the user."""
 
     row: NightRow
-    tests: Mapping[str, Paired | None]  # by AGAINST; None where there is no such night
-    speeds: Sequence[Measured]
+    tests: Mapping[str, NightTest | None]  # by AGAINST; None if there is no such night
+    figures: Sequence[NightFigure]
     notes: Sequence[str]
 
     def regressions(self, alpha: float) -> list[str]:
-        """Return a sentence for each test, speed and peak that became worse."""
+        """Return a sentence for each test, speed and peak memory that became worse."""
         sentences: list[str] = []
-        worse: dict[Paired, list[str]] = {}
+        worse: dict[NightTest, list[str]] = {}
         for name, test in self.tests.items():
             if test is not None and test.is_worse(alpha):
-                worse.setdefault(test, []).append(name)  # the previous night may be the best
+                worse.setdefault(test, []).append(name)  # the previous night may also be the best
         for test, names in worse.items():
             assert test.row is not None
             sentences.append(
                 f"{self.row.name}: accuracy {test.row.b_percent:.1f} %, {test.row.a_percent:.1f} % on the "
-                f"{' and '.join(names)} night, {shown(test.night)} ({test.row.n_questions} questions, "
+                f"{' and '.join(names)} night, {night_label(test.night)} ({test.row.n_questions} questions, "
                 f"p = {test.p_corrected:.2g} after Holm's correction)"
             )
         return sentences + [
-            f"{self.row.name}: {speed.what} {with_unit(speed.what, speed.now)}, usually {with_unit(speed.what, speed.usual)} "
-            f"(median of {speed.n_nights} nights): {speed.change_percent:+.0f} %, {speed.tolerance_percent:g} % are tolerated"
-            for speed in self.speeds
-            if speed.is_worse
+            f"{self.row.name}: {figure.name} {with_unit(figure.name, figure.now)}, "
+            f"usually {with_unit(figure.name, figure.usual)} (median of {figure.n_nights} nights): "
+            f"{figure.change_percent:+.0f} %, tolerance {figure.tolerance_percent:g} %"
+            for figure in self.figures
+            if figure.is_worse
         ]
 
 
 def missed_nights(before: Sequence[NightRow], night: str) -> list[str]:
-    """Return a note on nights without a run; the last one that has a run is the previous one all the same."""
+    """Return a note if the last run was more than a day before `night`; it still counts as the previous night."""
     last = max((row.night for row in before), default=night)
     days = (date.fromisoformat(night[:10]) - date.fromisoformat(last[:10])).days
     return (
-        [f"the last run was {days} days before, on {shown(last)}: the nights between were missed"] if days > 1 else []
+        [f"the last run was {days} days ago, on {night_label(last)}: the nights between were missed"]
+        if days > 1
+        else []
     )
 
 
 def judge(
     matrix: Matrix, main: Store, folder: Path, before: Sequence[NightRow], tonight: Sequence[NightRow]
-) -> list[Judged]:
+) -> list[JudgedRow]:
     """Return tonight's rows in their order, compared with `before`, the rows of earlier nights.
 
     Args:
-        main: the store that the benchmark reads from.
-        folder: the benchmark's own, where `nights/` holds the answers of each night.
+        main: The store that the benchmark reads from.
+        folder: The benchmark's folder, where `nights/` holds the answers of each night.
     """
-    lines = [_comparable(before, row, matrix.since) for row in tonight]
+    earlier = [_comparable(before, row, matrix.since) for row in tonight]
     others = {
-        "previous": [line[-1] if line else None for line in lines],
-        "best": [best(line) for line in lines],
+        "previous": [rows[-1] if rows else None for rows in earlier],
+        "best": [best_night(rows) for rows in earlier],
     }
     tests = {
         name: corrected([_test(main, folder, row, other) for row, other in zip(tonight, others[name], strict=True)])
         for name in AGAINST
     }
     return [
-        Judged(
+        JudgedRow(
             row,
-            {name: tests[name][place] for name in AGAINST},
-            measured(line, row, matrix.tolerance) if row.status == OK else [],
-            _notes(before, row, line) if row.status == OK else [],
+            {name: tests[name][number] for name in AGAINST},
+            night_figures(rows, row, matrix.tolerance) if row.status == OK else [],
+            _notes(before, row, rows) if row.status == OK else [],
         )
-        for place, (row, line) in enumerate(zip(tonight, lines, strict=True))
+        for number, (row, rows) in enumerate(zip(tonight, earlier, strict=True))
     ]
 
 
 def _comparable(before: Sequence[NightRow], row: NightRow, since: date | None) -> list[NightRow]:
-    """Return the earlier nights of the same way of the same recipe, oldest first."""
-    line, start = _line(row), str(since or "")
-    rows = [other for other in before if _line(other) == line and other.metric == row.metric and other.status == OK]
+    """Return the earlier rows of the same evaluation of the same recipe, oldest first."""
+    series, start = _series(row), str(since or "")
+    rows = [other for other in before if _series(other) == series and other.metric == row.metric and other.status == OK]
     return sorted((other for other in rows if start <= other.night < row.night), key=lambda other: other.night)
 
 
-def _line(row: NightRow) -> tuple[str, ...]:
+def _series(row: NightRow) -> tuple[str, ...]:
+    """Return the key that comparable rows of different nights share."""
     return row.recipe, row.setting, row.way, row.recipe_fingerprint
 
 
-def best(rows: Sequence[NightRow]) -> NightRow | None:
-    """Return the best of these nights, of equals the last; None where none has a number."""
+def best_night(rows: Sequence[NightRow]) -> NightRow | None:
+    """Return the best of these rows, the last one of equals; None if none has a number."""
     known = [row for row in rows if row.metric_percent is not None]
     return max(known, key=lambda row: (row.metric_percent, row.night), default=None)
 
 
 def needed_nights(rows: Sequence[NightRow], matrix: Matrix) -> set[str]:
-    """Return the nights whose answers a later comparison needs: the last ones, the best and the last of each line."""
+    """Return the nights whose answers later comparisons need: the last ones, and the best and last of each series."""
     keep = set(sorted({row.night for row in rows})[-matrix.keep_nights :])
-    lines: dict[tuple[str, ...], list[NightRow]] = {}
+    by_series: dict[tuple[str, ...], list[NightRow]] = {}
     for row in rows:
         if row.status == OK:
-            lines.setdefault(_line(row), []).append(row)
-    for line in lines.values():
-        top = best([row for row in line if row.night >= str(matrix.since or "")])
-        keep |= {line[-1].night, *([top.night] if top else [])}
+            by_series.setdefault(_series(row), []).append(row)
+    for series in by_series.values():
+        best = best_night([row for row in series if row.night >= str(matrix.since or "")])
+        keep |= {series[-1].night, *([best.night] if best else [])}
     return keep
 
 
-def _test(main: Store, folder: Path, row: NightRow, other: NightRow | None) -> Paired | None:
+def _test(main: Store, folder: Path, row: NightRow, other: NightRow | None) -> NightTest | None:
     if other is None or row.status != OK:
         return None
     if row.metric != "accuracy":
-        return Paired(other.night, problem=f"{row.metric} has no paired test")
+        return NightTest(other.night, problem=f"{row.metric} has no paired test")
     try:
-        then, now = (_store(main, folder, night) for night in (other.night, row.night))
-        return Paired(other.night, paired_test(then, other.answers, now, row.answers))
+        store_a, store_b = (_store(main, folder, night) for night in (other.night, row.night))
+        return NightTest(other.night, paired_test(store_a, other.answers, store_b, row.answers))
     except SevilaError as error:
-        return Paired(other.night, problem=str(error))
+        return NightTest(other.night, problem=str(error))
 
 
 def _store(main: Store, folder: Path, night: str) -> Store:
     root = folder / "nights" / night
     if not root.is_dir():
-        raise SevilaError(f"the answers of night {shown(night)} are gone")
+        raise SevilaError(f"the answers of night {night_label(night)} no longer exist")
     return Store(root, main.roots)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p values after Holm's correction for their number, in the same order."""
-    corrected, so_far = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = so_far
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        corrected[number] = highest
     return corrected
 
 
-def corrected(tests: Sequence[Paired | None]) -> list[Paired | None]:
-    """Return the tests of one night against the same other one with Holm's correction over those that there are."""
+def corrected(tests: Sequence[NightTest | None]) -> list[NightTest | None]:
+    """Return tests, all against the previous or all against the best night, with Holm's correction over their rows."""
     rows = [test.row for test in tests if test is not None and test.row is not None]
     values = iter(holm([1.0 if row.p_value is None else row.p_value for row in rows]))
     return [replace(test, p_corrected=next(values)) if test is not None and test.row else test for test in tests]
 
 
-def measured(before: Sequence[NightRow], row: NightRow, tolerance: Tolerance) -> list[Measured]:
-    """Return speed and memory against the last nights on this host and device; what either side lacks is left out."""
+def night_figures(before: Sequence[NightRow], row: NightRow, tolerance: Tolerance) -> list[NightFigure]:
+    """Return speed and memory against the last nights on this host and device; values missing on either side are left out."""
     same = [other for other in before if (other.host, other.device) == (row.host, row.device)][-USUAL_NIGHTS:]
     figures = []
-    for what, now in figures_of(row).items():
-        usual = [value for other in same if (value := figures_of(other)[what])]
-        is_speed = what == "questions/s"
+    for name, now in figures_of(row).items():
+        earlier = [value for other in same if (value := figures_of(other)[name])]
+        is_speed = name == "questions/s"
         percent = tolerance.throughput_percent if is_speed else tolerance.peak_memory_percent
-        if now and usual:
-            figures.append(Measured(what, now, median(usual), len(usual), percent, more_is_better=is_speed))
+        if now and earlier:
+            figures.append(NightFigure(name, now, median(earlier), len(earlier), percent, more_is_better=is_speed))
     return figures
 
 
 def figures_of(row: NightRow) -> dict[str, float | None]:
-    """Return speed and memory of a row, by what they are called."""
+    """Return speed and peak memory (bytes) of a row by name."""
     speed, memory = row.questions_per_second, row.peak_memory_bytes
     return {"questions/s": speed, "peak memory": memory, "peak GPU memory": row.peak_gpu_memory_bytes}
 
 
-def _notes(before: Sequence[NightRow], row: NightRow, line: Sequence[NightRow]) -> list[str]:
-    """Return what people should know of a row beside its numbers."""
+def _notes(before: Sequence[NightRow], row: NightRow, comparable: Sequence[NightRow]) -> list[str]:
+    """Return notes on what limits the comparison of a row with earlier nights."""
     same = [other for other in before if (other.recipe, other.setting) == (row.recipe, row.setting)]
-    if not line:
+    if not comparable:
         known = [other for other in same if other.way == row.way and other.status == OK]
         if known and known[-1].recipe_fingerprint != row.recipe_fingerprint:
-            return [f"the recipe has changed since {shown(known[-1].night)}: a new line begins"]
-        return [f"nothing to compare with since {shown(known[-1].night)}" if known else "first night"]
-    last, notes = line[-1], []
+            return [f"the recipe has changed since {night_label(known[-1].night)}: comparisons start anew"]
+        return [f"nothing to compare with since {night_label(known[-1].night)}" if known else "first night"]
+    last, notes = comparable[-1], []
     failed = [other for other in same if other.status == FAILED and other.night > last.night]
     if failed:
-        notes.append(f"failed on {shown(failed[-1].night)}, so the previous night is {shown(last.night)}")
-    if all((other.host, other.device) != (row.host, row.device) for other in line):
+        notes.append(f"failed on {night_label(failed[-1].night)}, so the previous night is {night_label(last.night)}")
+    if all((other.host, other.device) != (row.host, row.device) for other in comparable):
         notes.append(
-            f"first night on {row.host}, {row.device} (the previous: {last.host}, {last.device}): speed and memory are "
+            f"first night on {row.host}, {row.device} (previous night: {last.host}, {last.device}): speed and memory are "
             "not compared"
         )
     if other_libraries := sorted(set(row.libraries) ^ set(last.libraries)):
-        notes.append(f"other libraries than on the previous night: {', '.join(other_libraries)}")
+        notes.append(f"libraries differ from the previous night: {', '.join(other_libraries)}")
     return notes
 
 
-def with_unit(what: str, value: float) -> str:
-    """Return a speed, or a peak of memory, with its unit where the name does not say it."""
-    return f"{value / 2**20:.0f} MiB" if "memory" in what else f"{value:.3g}"
+def with_unit(name: str, value: float) -> str:
+    """Return the text of a figure, with its unit unless its name contains it."""
+    return f"{value / 2**20:.0f} MiB" if "memory" in name else f"{value:.3g}"

@@ -1,6 +1,6 @@
-"""One setting of a benchmark: the stages after the features are run again, all before them is read from the store below.
+"""One setting of a benchmark: rerun the stages after the features, and read everything before them from the lower store.
 
-It runs in a process of its own, so that its peak memory is its own and its death nobody else's.
+It runs in a subprocess, so that its peak memory is measured alone and a crash does not end the night.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from stages.evaluate_moments import MomentMetrics
 
 SCORING = tuple(stages[-1] for scorer, stages in SCORER_STAGES.items() if scorer != "imported")
 MEASURED = (*SCORING, "select_keyframes", "answer_questions", "retrieve_moments")
-EVALUATIONS = ("evaluate", "evaluate_moments")  # run again too; their resampling is no part of the speed
+EVALUATIONS = ("evaluate", "evaluate_moments")  # rerun too, but their time does not count towards the speed
 
 
 @dataclass(frozen=True)
 class SettingJob:
-    """One setting of one night; the stores `main` and `below` are read, the one in `folder` is written."""
+    """One setting of one night; reads the stores `main` and `below`, and writes the one in `folder`."""
 
     night: str
     recipe: str
@@ -53,32 +53,32 @@ class SettingJob:
 
     @property
     def command(self) -> str:
-        """The command that makes everything that the benchmark reads."""
-        sets = [word for change in self.changes for word in ("--set", change)]
-        places = [word for kind, given in self.places.items() for place in given for word in (f"--{kind}", place)]
+        """The command that builds everything that the benchmark reads."""
+        sets = [argument for change in self.changes for argument in ("--set", change)]
+        places = [argument for kind, paths in self.places.items() for path in paths for argument in (f"--{kind}", path)]
         return shlex.join(["sevila", "run", self.recipe, *sets, *places, "--store", str(self.main)])
 
     def failed(self, reason: str, way: str = "", recipe_fingerprint: str = "") -> NightRow:
-        """Return the row that says why there are no numbers."""
+        """Return a failed row with this reason."""
         return NightRow(self.night, Path(self.recipe).stem, self.setting, way, recipe_fingerprint, FAILED, reason)
 
 
 def run_setting_in_subprocess(job: SettingJob) -> list[NightRow]:
-    """Return the rows of one setting, measured in a process of its own.
+    """Return the rows of one setting, measured in a subprocess.
 
     Raises:
-        MachineError: that process died, or the machine refused it something: another try may succeed.
-        RuntimeError: it failed otherwise, with its traceback.
+        MachineError: The process died, or met a machine error: a retry may succeed.
+        RuntimeError: The process failed otherwise; holds its traceback.
     """
     rows: list[NightRow] = run_in_subprocess(measure, job)
     return rows
 
 
 def measure(job: SettingJob) -> list[NightRow]:
-    """Run one setting; return a row for each evaluation of its chain, or one that says why there is none.
+    """Run one setting; return one row per evaluation of its chain, or a single failed row.
 
     Raises:
-        OSError: the machine refused something; a later try may succeed.
+        OSError: A machine error; a retry may succeed.
     """
     identity = ""
     try:
@@ -95,7 +95,7 @@ def measure(job: SettingJob) -> list[NightRow]:
             chain_of(recipe)(recipe, walk, sources)
             evaluations = [step for step in walk.steps if step.stage.name in EVALUATIONS]
             rows = [measurement.row(walk, evaluation, pin) for evaluation in evaluations]
-        return rows or [job.failed("its chain evaluates nothing", recipe_fingerprint=identity)]
+        return rows or [job.failed("its chain has no evaluation", recipe_fingerprint=identity)]
     except SevilaError as error:
         return [job.failed(str(error), recipe_fingerprint=identity)]
     except Exception as error:
@@ -107,44 +107,44 @@ def measure(job: SettingJob) -> list[NightRow]:
 
 @dataclass(frozen=True)
 class _Measurement:
-    """The ways of one setting, each from what the store holds, its stages after the features run again."""
+    """Measures the evaluations of one setting."""
 
     job: SettingJob
     identity: str
     recipe: Recipe
-    run: RunContext  # whose store is the night's
+    run: RunContext  # with the store of the night
 
     def read(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        """Return the artifact of a step as the store holds it, or a handle that says why it does not."""
+        """Return the stored artifact of a step, or a handle with the reason why it is not stored."""
         id = stage.artifact_id(self.recipe.config(stage, **changes), inputs)
         return stored(stage, id, inputs, self.run.store)
 
     def row(self, walk: Deferred, evaluation: DeferredStep, pin: Any) -> NightRow:
-        """Return the row of one evaluation, after it and all after the features that it needs were made."""
+        """Rebuild one evaluation and the measured stages that it needs, and return its row."""
         needed = walk.needed(evaluation.artifact)
-        own = [step for step in needed if step.stage.name in (*MEASURED, *EVALUATIONS)]
-        for step in [step for step in needed if step not in own]:
+        rebuilt = [step for step in needed if step.stage.name in (*MEASURED, *EVALUATIONS)]
+        for step in [step for step in needed if step not in rebuilt]:
             artifact = stored(step.stage, step.artifact.id, step.inputs, self.run.store)
             if artifact.problem:
-                reason = f"{artifact.problem}; a benchmark reads that from the store, this makes it: {self.job.command}"
+                reason = f"{artifact.problem}; a benchmark reads it from the store, this command builds it: {self.job.command}"
                 return self.job.failed(reason, evaluation.setting, self.identity)
-            # Housekeeping leaves for some days what is read every night.
+            # Pinned for some days, so that `cache gc` keeps artifacts that every night reads.
             pin(artifact.id, step.stage.name, self.job.setting)
-        store, ids = self.run.store, list(dict.fromkeys(str(step.artifact.id) for step in own))
+        store, ids = self.run.store, list(dict.fromkeys(str(step.artifact.id) for step in rebuilt))
         try:
             with store.hiding_below(ids):
-                for step in own:
+                for step in rebuilt:
                     build(step.stage, step.config, self.run, step.inputs)
                 return self._measured(evaluation, [store.record(id) for id in ids])
         except SevilaError as error:
             return self.job.failed(str(error), evaluation.setting, self.identity)
 
-    def _measured(self, evaluation: DeferredStep, own: list[Record]) -> NightRow:
-        records = {record.stage: record for record in own}
-        working = [records[name] for name in MEASURED if name in records]
-        last, id = working[-1], str(evaluation.artifact.id)
+    def _measured(self, evaluation: DeferredStep, rebuilt: list[Record]) -> NightRow:
+        records = {record.stage: record for record in rebuilt}
+        measured = [records[name] for name in MEASURED if name in records]
+        last, id = measured[-1], str(evaluation.artifact.id)
         seconds = {name: record.seconds for name, record in records.items()}
-        spent = sum(seconds[record.stage] for record in working)
+        measured_seconds = sum(seconds[record.stage] for record in measured)
         n_questions = last.rows["answers" if last.stage == "answer_questions" else "queries"]
         return NightRow(
             self.job.night,
@@ -155,21 +155,21 @@ class _Measurement:
             OK,
             answers=last.id,
             metrics=id,
-            **_figures(self.run.store, id),
+            **_headline(self.run.store, id),
             stages=list(seconds),
             stage_seconds=list(seconds.values()),
-            questions_per_second=n_questions / spent if spent else None,
-            peak_memory_bytes=max(record.peak_memory_bytes for record in working),
-            peak_gpu_memory_bytes=max(record.peak_gpu_memory_bytes for record in working) or None,
-            device=next((record.device for record in working if record.device != "cpu"), "cpu"),
+            questions_per_second=n_questions / measured_seconds if measured_seconds else None,
+            peak_memory_bytes=max(record.peak_memory_bytes for record in measured),
+            peak_gpu_memory_bytes=max(record.peak_gpu_memory_bytes for record in measured) or None,
+            device=next((record.device for record in measured if record.device != "cpu"), "cpu"),
             host=last.host,
             libraries=[f"{name} {version}" for name, version in last.libraries.items()],
             git_revision=last.git_revision or "",
         )
 
 
-def _figures(store: Store, id: str) -> dict[str, Any]:
-    """Return the headline of an evaluation."""
+def _headline(store: Store, id: str) -> dict[str, Any]:
+    """Return the headline of an evaluation, by the fields of `NightRow`."""
     if store.record(id).stage == "evaluate":
         accuracy = Metrics(store, id).headline()
         return {

@@ -1,4 +1,4 @@
-"""Two runs side by side: a paired test over the questions that both were asked, and the questions that changed."""
+"""Comparison of two runs: a paired test over their common questions, and the questions whose answer changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stages.answer_questions import Answers
 from stages.evaluate import Metrics, outcomes, reporting
 from stages.list_questions import Questions
 
-# What makes two questions of one id the same question. Its wording and its clip may differ: trying another is a comparison.
+# Questions with one id are the same if these fields are equal; wording and clip may differ, as comparisons may be about them.
 SAME = attrgetter("video_id", "options", "answer_index")
 
 CHANGED_SHOWN = 10
@@ -29,9 +29,9 @@ CHANGED_SHOWN = 10
 
 @dataclass(frozen=True)
 class ChangedQuestion:
-    """A question for which A and B chose differently; `change` is lost (only A is right), gained (only B), or wrong (neither).
+    """A question that A and B answered differently; `change` is lost (only A is right), gained (only B), or wrong (neither).
 
-    The options are texts; None where the right one is not known, or a run did not answer.
+    The options are texts; None if the right option is not known, or the run did not answer.
     """
 
     question_id: str
@@ -45,10 +45,10 @@ class ChangedQuestion:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of `sevila compare`; counts are questions.
+    """The result of `sevila compare`; counts are numbers of questions.
 
-    `n_only_a` and `n_only_b` were asked of one run only; `n_differing` have one id and other options, video or right option
-    in A and B; `n_unlabelled` have no known answer. None of these is in `rows`, over `n_compared` questions.
+    `n_only_a` and `n_only_b` occur in one run only; `n_differing` have the same id but different options, video or right
+    option in A and B; `n_unlabelled` have no known answer. `rows` cover the remaining `n_compared` questions.
     """
 
     a: str
@@ -67,31 +67,31 @@ class Comparison:
 
     @property
     def left_out(self) -> list[str]:
-        """How many questions were not compared, by reason."""
+        """The numbers of questions that were not compared, with the reasons."""
         counts = {
             "only in A": self.n_only_a,
             "only in B": self.n_only_b,
             "with other options, video or right option": self.n_differing,
             "without a known answer": self.n_unlabelled,
         }
-        return [f"{count:,} {what}" for what, count in counts.items() if count]
+        return [f"{count:,} {reason}" for reason, count in counts.items() if count]
 
     @property
     def headline(self) -> PairedRow:
-        """The one row by which the data set is compared."""
+        """The row of the data set's main metric."""
         return next(row for row in self.rows if row.is_headline)
 
 
 def compare(store: Store, a: str, b: str, resampling: Resampling = BY_VIDEO) -> Comparison:
-    """Compare two runs, each given as the id of its answers or metrics, or an unambiguous beginning of one.
+    """Compare two runs, each given by the id of its answers or metrics, or by an unambiguous prefix of it.
 
     Raises:
-        StoreError: no artifact, or several, begin so.
-        ComparisonError: an id is of another kind, the runs share no question, or none that they share has a known answer.
+        StoreError: A prefix matches no artifact or several.
+        ComparisonError: An id is of another kind, the runs share no question, or no shared question has a known answer.
     """
     run_a, run_b = _RunSide(store, a), _RunSide(store, b)
     shared, same, labelled = _shared(run_a, run_b)
-    of_a, of_b = run_a.outcomes(labelled), run_b.outcomes(labelled)
+    outcomes_a, outcomes_b = run_a.outcomes(labelled), run_b.outcomes(labelled)
     return Comparison(
         a=run_a.id,
         b=run_b.id,
@@ -101,23 +101,20 @@ def compare(store: Store, a: str, b: str, resampling: Resampling = BY_VIDEO) -> 
         n_only_b=len(run_b.answers) - len(shared),
         n_differing=len(shared) - len(same),
         n_unlabelled=len(same) - len(labelled),
-        n_unanswered_a=sum(outcome.prediction is None for outcome in of_a),
-        n_unanswered_b=sum(outcome.prediction is None for outcome in of_b),
+        n_unanswered_a=sum(outcome.prediction is None for outcome in outcomes_a),
+        n_unanswered_b=sum(outcome.prediction is None for outcome in outcomes_b),
         bootstrap=resampling,
-        rows=comparison_table(of_a, of_b, run_a.reporting, resampling),
+        rows=comparison_table(outcomes_a, outcomes_b, run_a.reporting, resampling),
         changed=[
-            _changed(run_a.questions[id], x, y)
-            for id, x, y in zip(labelled, of_a, of_b, strict=True)
-            if x.prediction != y.prediction
+            _changed(run_a.questions[id], outcome_a, outcome_b)
+            for id, outcome_a, outcome_b in zip(labelled, outcomes_a, outcomes_b, strict=True)
+            if outcome_a.prediction != outcome_b.prediction
         ],
     )
 
 
 def paired_test(store_a: Store, a: str, store_b: Store, b: str) -> PairedRow:
-    """Return the row of `compare` over all questions, for answers that lie in two stores, perhaps under one id.
-
-    Raises like `compare`.
-    """
+    """Return the row of `compare` over all questions, for answers in two stores; raises the errors of `compare`."""
     run_a, run_b = _RunSide(store_a, a), _RunSide(store_b, b)
     *_, labelled = _shared(run_a, run_b)
     rows = comparison_table(run_a.outcomes(labelled), run_b.outcomes(labelled), run_a.reporting)
@@ -125,7 +122,7 @@ def paired_test(store_a: Store, a: str, store_b: Store, b: str) -> PairedRow:
 
 
 def comparison_text(comparison: Comparison, n_changed: int = CHANGED_SHOWN, table: Table = aligned) -> str:
-    """Return the comparison for a terminal, with the first `n_changed` of the changed questions."""
+    """Return the comparison for a terminal, with the first `n_changed` changed questions."""
     lines = [f"A: {comparison.a}", f"B: {comparison.b}", *(f"  {line}" for line in comparison.differences), ""]
     lines.append(f"{counted(comparison.n_compared, 'questions')} compared")
     lines[-1] += f"; left out: {', '.join(comparison.left_out)}" if comparison.left_out else ""
@@ -133,11 +130,11 @@ def comparison_text(comparison: Comparison, n_changed: int = CHANGED_SHOWN, tabl
         lines.append(
             f"unanswered, counted as wrong: {comparison.n_unanswered_a} by A, {comparison.n_unanswered_b} by B"
         )
-    by = comparison.bootstrap.by
-    lines += ["", *format_comparison_table(comparison.rows, by, table).split("\n"), ""]
+    unit = comparison.bootstrap.by  # video or question
+    lines += ["", *format_comparison_table(comparison.rows, unit, table).split("\n"), ""]
     lines += [
-        f"95 % by {by}: paired percentile bootstrap, {comparison.bootstrap.resamples:,} resamples of {by}s",
-        "p: McNemar's exact test, which takes questions for independent; not corrected for the number of rows",
+        f"95 % by {unit}: paired percentile bootstrap, {comparison.bootstrap.resamples:,} resamples of {unit}s",
+        "p: McNemar's exact test, which treats questions as independent; not corrected for the number of rows",
     ]
     counts = [sum(entry.change == change for entry in comparison.changed) for change in ("gained", "lost", "wrong")]
     changes_text = "{} gained by B, {} lost, {} from one wrong option to another".format(*counts)
@@ -151,16 +148,16 @@ def comparison_text(comparison: Comparison, n_changed: int = CHANGED_SHOWN, tabl
 
 
 class _RunSide:
-    """One of the two runs: its answers and questions by question id, and how its data set reports."""
+    """One of the two runs: its answers and questions by question id, and the reporting rules of its data set."""
 
-    def __init__(self, store: Store, given: str) -> None:
-        id = warn_if_stale(store, find(store, given))
+    def __init__(self, store: Store, prefix: str) -> None:
+        id = warn_if_stale(store, find(store, prefix))
         record = store.record(id)
         if record.kind == Metrics.kind:
             record = store.record(record.inputs["answers"] or "")
         if record.kind != Answers.kind:
             raise ComparisonError(
-                f"{given!r} is {id}, of kind {record.kind}; the id of answers or metrics was wanted: "
+                f"{prefix!r} is {id}, of kind {record.kind}; expected the id of answers or metrics: "
                 "`sevila cache ls` lists them as answer_questions-..., answer_with_vlm-... and evaluate-..."
             )
         questions = Questions(store, record.inputs["questions"])
@@ -175,26 +172,22 @@ class _RunSide:
 
 
 def _shared(run_a: _RunSide, run_b: _RunSide) -> tuple[list[str], list[str], list[str]]:
-    """Return the ids that both were asked, those of them that are the same questions, and of these those with known answers."""
+    """Return the ids in both runs, those of them with the same question, and of these the ones with a known answer."""
     shared = [id for id in run_a.answers if id in run_b.answers]
     same = [id for id in shared if SAME(run_a.questions[id]) == SAME(run_b.questions[id])]
     labelled = [id for id in same if run_a.questions[id].answer_index is not None]
-    _check(run_a, run_b, len(shared), len(same), len(labelled))
-    return shared, same, labelled
-
-
-def _check(run_a: _RunSide, run_b: _RunSide, n_shared: int, n_same: int, n_labelled: int) -> None:
-    if not n_same:
+    if not same:
         raise ComparisonError(
             f"{run_a.id} and {run_b.id} share no question: {len(run_a.answers)} and {len(run_b.answers)} questions, "
-            f"{n_shared} ids in common, none of them with the same video, options and right option; "
-            "name two runs over one data set"
+            f"{len(shared)} ids in common, none of them with the same video, options and right option; "
+            "compare two runs over one data set"
         )
-    if not n_labelled:
+    if not labelled:
         raise ComparisonError(
-            f"none of the {n_same} questions that {run_a.id} and {run_b.id} share has a known answer, so that neither "
-            "can be right; compare runs over a split that comes with its answers"
+            f"none of the {len(same)} questions that {run_a.id} and {run_b.id} share has a known answer; "
+            "compare runs over a split with known answers"
         )
+    return shared, same, labelled
 
 
 def _changed(question: Question, a: Outcome, b: Outcome) -> ChangedQuestion:

@@ -1,4 +1,4 @@
-"""The comparison of named runs: each setting that both answered in, and question by question where that is one."""
+"""Comparison of named runs: a test for each common setting, and the changed questions if there is only one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from stages.answer_questions import Answers
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Two runs: what was set differently, and for each setting that both have answers of, the test on the headline."""
+    """Two runs: their differences in configuration, and the headline test of each setting that both have answers of."""
 
     a: str
     b: str
-    bootstrap: str  # what is resampled: video or question
+    bootstrap: str  # unit of resampling: video or question
     differences: list[str]
     only_a: list[str]
     only_b: list[str]
@@ -33,35 +33,37 @@ class RunComparison:
 def compare_runs(
     store: Store, a: str, b: str, resampling: Resampling = BY_VIDEO
 ) -> tuple[RunComparison, list[Comparison]]:
-    """Compare two runs, answers of the same setting with each other; also return the comparison of each such pair.
+    """Compare the answers of two runs setting by setting; also return the comparison of each pair of answers.
 
     Args:
-        a: name of a run, or the id of answers or metrics, or an unambiguous beginning of one; a name goes before an id.
-        b: likewise.
+        a: Name of a run, or the id of answers or metrics, or an unambiguous prefix of it; names take precedence over ids.
+        b: Likewise.
 
     Raises:
-        StoreError: no run has the name, and no artifact, or several, begin so.
-        ComparisonError: no setting has answers in both; or as `compare`.
+        StoreError: The argument is no run's name, and matches no artifact or several.
+        ComparisonError: No setting has answers in both runs; or as `compare`.
     """
     run_a, run_b = _named(store, a), _named(store, b)
-    of_a, of_b = _answers(store, a, run_a), _answers(store, b, run_b)
-    if len(of_b) == 1 and (len(of_a) == 1 or run_b is None):  # however each calls it; an id with each setting of a run
-        of_b = dict.fromkeys(of_a, *of_b.values())
+    answers_a, answers_b = _answers(store, a, run_a), _answers(store, b, run_b)
+    # Single settings are compared whatever their names; an id is compared with every setting of a run.
+    if len(answers_b) == 1 and (len(answers_a) == 1 or run_b is None):
+        answers_b = dict.fromkeys(answers_a, *answers_b.values())
     elif run_a is None:
-        of_a = dict.fromkeys(of_b, *of_a.values())
-    shared = [setting for setting in of_a if setting in of_b]
+        answers_a = dict.fromkeys(answers_b, *answers_a.values())
+    shared = [setting for setting in answers_a if setting in answers_b]
     if not shared:
         raise ComparisonError(
-            f"{a!r} and {b!r} have no answers of the same setting: {a} has {_listed(of_a)}; {b} has {_listed(of_b)}"
+            f"{a!r} and {b!r} have no answers of the same setting: "
+            f"{a} has {_settings_text(answers_a)}; {b} has {_settings_text(answers_b)}"
         )
-    pairs = [compare(store, of_a[setting], of_b[setting], resampling) for setting in shared]
+    pairs = [compare(store, answers_a[setting], answers_b[setting], resampling) for setting in shared]
     comparison = RunComparison(
         a,
         b,
         resampling.by,
         differences=recipe_differences(run_a, run_b) if run_a and run_b else pairs[0].differences,
-        only_a=[setting for setting in of_a if setting not in of_b],
-        only_b=[setting for setting in of_b if setting not in of_a],
+        only_a=[setting for setting in answers_a if setting not in answers_b],
+        only_b=[setting for setting in answers_b if setting not in answers_a],
         rows=[
             replace(pair.headline, scope="overall", name=setting or pair.headline.name)
             for setting, pair in zip(shared, pairs, strict=True)
@@ -71,14 +73,14 @@ def compare_runs(
 
 
 def is_run(store: Store, name: str) -> bool:
-    """Whether a run of this store, or of one below it, has the name."""
+    """Whether a run of this store, or of a lower one, has this name."""
     return name in every_name(store)
 
 
 def run_comparison_text(
     comparison: RunComparison, pairs: list[Comparison], n_changed: int, table: Table = aligned
 ) -> str:
-    """Return the comparison for a terminal: question by question where the runs answered in one setting."""
+    """Return the comparison for a terminal; of a single pair of answers with the changed questions."""
     lines = [f"A: {comparison.a}", f"B: {comparison.b}"]
     lines += [f"  {line}" for line in comparison.differences or ["the same settings"]]
     if len(pairs) == 1:
@@ -86,7 +88,7 @@ def run_comparison_text(
     lines += ["", *format_comparison_table(comparison.rows, comparison.bootstrap, table).split("\n"), ""]
     for name, only in ((comparison.a, comparison.only_a), (comparison.b, comparison.only_b)):
         lines += [f"only in {name}: {', '.join(only)}"] if only else []
-    hint = "`sevila compare` of the ids of two of their answers (`sevila runs show`) says which questions changed"
+    hint = "to list changed questions, run `sevila compare` with the ids of two of their answers (`sevila runs show`)"
     return printable_lines([*lines, hint])
 
 
@@ -94,10 +96,10 @@ def _named(store: Store, name: str) -> NamedRun | None:
     return named_run(store, name) if is_run(store, name) else None
 
 
-def _answers(store: Store, given: str, run: NamedRun | None) -> dict[str, str]:
-    """Return the ids of answers by the setting they are of: all of a run, or the one given."""
-    return {"": find(store, given)} if run is None else ids_by_setting(store, run, Answers)
+def _answers(store: Store, prefix: str, run: NamedRun | None) -> dict[str, str]:
+    """Return the ids of answers by setting: all of a run, or the one with this prefix."""
+    return {"": find(store, prefix)} if run is None else ids_by_setting(store, run, Answers)
 
 
-def _listed(answers: dict[str, str]) -> str:
+def _settings_text(answers: dict[str, str]) -> str:
     return ", ".join(setting or "the recipe's own" for setting in answers) or "none in the store"

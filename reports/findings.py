@@ -1,4 +1,4 @@
-"""What `sevila doctor` reports: findings, each with its fix, and how many problems there are."""
+"""The findings that `sevila doctor` reports, with their fixes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ STATE_MARKS: dict[FindingState, str] = {"ok": "ok", "note": "note", "problem": "
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at; `fix` says what to do about it, empty where nothing has to be done.
+    """The result of one check; `fix` says what to do, and is empty if nothing has to be done.
 
-    A note stops nothing that can do without it; a problem does.
+    A note concerns something optional; a problem stops runs.
     """
 
     subject: str
@@ -25,7 +25,7 @@ class Finding(NamedTuple):
 
 
 def looked_at(subject: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """Return what `look` finds; that it cannot look is a problem of the subject."""
+    """Return the findings of `look`; an error that it raises becomes a problem of the subject."""
     try:
         return list(look())
     except (SevilaError, OSError) as error:
@@ -33,15 +33,15 @@ def looked_at(subject: str, look: Callable[[], Iterable[Finding]]) -> list[Findi
 
 
 def findings_text(findings: list[Finding], columns: int) -> str:
-    """Return the findings by subject, with their fixes below, a line each or as many as so many columns ask for."""
+    """Return the findings by subject, each followed by its fix, wrapped at `columns` characters."""
     lines, subject = [], ""
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
-        head = finding.subject if finding.subject != subject else ""
+        label = finding.subject if finding.subject != subject else ""
         subject = finding.subject
-        begin, below = f"{head:{width}}  {STATE_MARKS[finding.state]:7}  ", " " * (width + 11)
-        lines += wrap_words(finding.text, columns, begin, below)
-        lines += wrap_words(finding.fix, columns, f"{below}-> ", f"{below}   ") if finding.fix else []
+        start, indent = f"{label:{width}}  {STATE_MARKS[finding.state]:7}  ", " " * (width + 11)
+        lines += wrap_words(finding.text, columns, start, indent)
+        lines += wrap_words(finding.fix, columns, f"{indent}-> ", f"{indent}   ") if finding.fix else []
     n_problems = sum(finding.state == "problem" for finding in findings)
-    last = f"{n_problems} problem{'s' if n_problems > 1 else ''}" if n_problems else "no problems"
-    return "\n".join([*lines, "", last])
+    total = f"{n_problems} problem{'s' if n_problems > 1 else ''}" if n_problems else "no problems"
+    return "\n".join([*lines, "", total])

@@ -1,4 +1,4 @@
-"""Keyframes for other models: as a table, as AKS's list of frame lists, as images, or as short videos of just these frames."""
+"""Export of keyframes for other models: as a table, as images, or as short videos that contain only the keyframes."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ log = logging.getLogger("sevila")
 
 Pictures = Literal["images", "clips", "lmms-eval"]
 SUFFIXES: dict[Pictures, str] = {"images": ".jpg", "clips": ".mp4", "lmms-eval": ".mp4"}
-SHOWN = 5  # videos that gave nothing
-NOTE, LIST = "export.json", "keyframes.json"  # what a folder holds, and which files are whose
-CLIPS = "clips"  # where a task for a harness has its clips
-OPEN_CLIPS = 64  # written at once by a process, which may usually have 1024 files open
-READABLE = 80  # characters of a question's id in the name of its file
+FAILURES_SHOWN = 5
+NOTE, LIST = "export.json", "keyframes.json"  # what the folder was exported from; the files by question
+CLIPS = "clips"  # subfolder of the clips of an lmms-eval task
+OPEN_CLIPS = 64  # files that a process writes at once; the usual limit of open files is 1024
+MAX_ID_CHARACTERS = 80  # of a question's id in a file name
 
 TABLE = Schema(
     1,
@@ -46,7 +46,7 @@ TABLE = Schema(
     question="string",
     frame_index="int64",  # in the video, from 0
     seconds="float64",
-    score="float64",  # what the frame was chosen by; null where no score was looked at
+    score="float64",  # by which the frame was selected; null if the selector uses no scores
     rank="int32",  # of the score among the question's keyframes, from 1; null without scores
 )
 
@@ -54,9 +54,9 @@ TABLE = Schema(
 class KeyframesOfRun:
     """The keyframes of one artifact of select_keyframes, in the order of the annotations."""
 
-    def __init__(self, store: Store, given: str) -> None:
-        """Open those of a named run, or of the newest artifact that `given` begins; raises `StoreError` as `newest_of_run`."""
-        keyframes = newest_of_run(store, given, Keyframes, "select_keyframes")
+    def __init__(self, store: Store, name: str) -> None:
+        """Open the keyframes of a named run, or the newest artifact with this id prefix; raises `StoreError`."""
+        keyframes = newest_of_run(store, name, Keyframes, "select_keyframes")
         record = keyframes.record
         self.id = record.id
         self.questions = Questions(store, record.inputs["questions"])
@@ -67,7 +67,7 @@ class KeyframesOfRun:
         self.rows = [by_question[question_id] for question_id in self.texts]
 
     def warn_of_empty(self) -> None:
-        """Log how many questions have no keyframes, and why."""
+        """Log the number of questions without keyframes, by reason."""
         empty = [row.reason.code for row in self.rows if not row.frame_indices]
         if empty:
             reasons = ", ".join(f"{empty.count(code)} {code}" for code in sorted(set(empty)))
@@ -75,14 +75,21 @@ class KeyframesOfRun:
 
 
 def write_table(keyframes: KeyframesOfRun, path: Path) -> None:
-    """Write one row a keyframe: Parquet, or JSON where the name ends so."""
+    """Write one row per keyframe, as JSON if the name ends in .json, else as Parquet."""
     rows = []
     for row in keyframes.rows:
         ranks = (-np.array(row.scores)).argsort(kind="stable").argsort(kind="stable") + 1
-        for place, (frame_index, seconds) in enumerate(zip(row.frame_indices, row.seconds, strict=True)):
-            score, rank = (row.scores[place], int(ranks[place])) if row.scores else (None, None)
-            of_question = (row.question_id, row.video_id, keyframes.texts[row.question_id])
-            values = (*of_question, frame_index, seconds, score, rank)
+        for number, (frame_index, seconds) in enumerate(zip(row.frame_indices, row.seconds, strict=True)):
+            score, rank = (row.scores[number], int(ranks[number])) if row.scores else (None, None)
+            values = (
+                row.question_id,
+                row.video_id,
+                keyframes.texts[row.question_id],
+                frame_index,
+                seconds,
+                score,
+                rank,
+            )
             rows.append(dict(zip(TABLE.columns, values, strict=True)))
     if path.suffix.lower() == ".json":
         write_for_user(path, _json(rows))
@@ -90,7 +97,7 @@ def write_table(keyframes: KeyframesOfRun, path: Path) -> None:
         target = path.resolve()
         if target.exists() and not target.is_file():
             raise SevilaError(
-                f"{path}: is no file; Parquet is written to a file, JSON (.json) to a pipe or device, too"
+                f"{path}: is not a regular file; Parquet needs one, JSON (.json) can also be written to a pipe or device"
             )
         write_rows(target, TABLE, rows)
 
@@ -98,31 +105,31 @@ def write_table(keyframes: KeyframesOfRun, path: Path) -> None:
 def write_pictures(
     keyframes: KeyframesOfRun, sources: Sources, folder: Path, kind: Pictures, height: int | None, processes: int
 ) -> dict[str, str]:
-    """Write each question's keyframes as images or as one video, and `keyframes.json`, which says which file is whose.
+    """Write each question's keyframes as images or as one video, and `keyframes.json` with the files of each question.
 
-    For lmms-eval the videos lie in a folder of their own, beside which there is room for a task (reports/lmms_task.py).
-    Files that are there already are kept: after an interruption the same call goes on.
+    For lmms-eval the videos are written into a subfolder, next to the files of the task (reports/lmms_task.py).
+    Existing files are kept, so that the same call resumes an interrupted export.
 
     Args:
-        height: of the pictures in pixels; None for the videos' own.
-        processes: videos that are read at the same time.
+        height: Height of the pictures in pixels; None for that of the video.
+        processes: Number of videos that are read in parallel.
 
     Returns:
-        Why there are none of a video, by its id.
+        The reasons of the videos without keyframes, by video id.
 
     Raises:
-        MissingSourceError: no path is given for the videos.
-        MachineError: a process died.
+        MissingSourceError: The videos have no path.
+        MachineError: A process died.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = _file_names([row.question_id for row in keyframes.rows])
-    place = folder / CLIPS if kind == "lmms-eval" else folder
-    files = {row.question_id: _files(row, place / names[row.question_id], kind) for row in keyframes.rows}
+    base = folder / CLIPS if kind == "lmms-eval" else folder
+    files = {row.question_id: _files(row, base / names[row.question_id], kind) for row in keyframes.rows}
     requests, failures = _requests(keyframes, sources, files, height)
     _refuse_other_content(keyframes, folder, kind, height)
     _remove_parts(folder)
     failures |= _write(requests, processes)
-    described = [
+    entries = [
         {
             "question_id": row.question_id,
             "video_id": row.video_id,
@@ -134,52 +141,52 @@ def write_pictures(
         for row in keyframes.rows
         if row.frame_indices and row.video_id not in failures
     ]
-    write_atomically(folder / LIST, _json(described))
+    write_atomically(folder / LIST, _json(entries))
     return failures
 
 
 def failures_text(failures: dict[str, str]) -> str:
-    """Return which videos gave nothing, for people."""
-    shown = [f"{video_id}: {reason}" for video_id, reason in list(failures.items())[:SHOWN]]
-    more = [f"and {len(failures) - SHOWN} more"] if len(failures) > SHOWN else []
+    """Return the failed videos with their reasons as text."""
+    shown = [f"{video_id}: {reason}" for video_id, reason in list(failures.items())[:FAILURES_SHOWN]]
+    more = [f"and {len(failures) - FAILURES_SHOWN} more"] if len(failures) > FAILURES_SHOWN else []
     n_videos = f"{len(failures)} video{'s' * (len(failures) > 1)}"
-    return "\n".join([f"{n_videos} gave no keyframes; run again when all can be read", *shown, *more])
+    return "\n".join([f"{n_videos} failed; run the command again when they can be read", *shown, *more])
 
 
 def _file_names(question_ids: Sequence[str]) -> dict[str, str]:
-    """Return a name for the files of each question: its id, where that is one which no other file has on any file system."""
-    alike = Counter(question_id.lower() for question_id in question_ids)
+    """Return a file name for each question: its id if that is valid and unique, also on case-insensitive file systems."""
+    counts = Counter(question_id.lower() for question_id in question_ids)
     names = {}
     for question_id in question_ids:
-        is_taken = alike[question_id.lower()] > 1 or question_id.lower() in (NOTE, LIST)
-        readable = re.sub("[^A-Za-z0-9_-]+", "_", question_id)[:READABLE]
-        is_good = is_name(question_id) and not is_taken
-        names[question_id] = question_id if is_good else f"{readable}-{fingerprint(question_id)[:8]}"
+        is_unique = counts[question_id.lower()] == 1 and question_id.lower() not in (NOTE, LIST)
+        readable = re.sub("[^A-Za-z0-9_-]+", "_", question_id)[:MAX_ID_CHARACTERS]
+        is_valid = is_name(question_id) and is_unique
+        names[question_id] = question_id if is_valid else f"{readable}-{fingerprint(question_id)[:8]}"
     return names
 
 
-def _files(row: ChosenFrames, place: Path, kind: Pictures) -> list[WantedFile]:
+def _files(row: ChosenFrames, path: Path, kind: Pictures) -> list[WantedFile]:
     if not row.frame_indices:
         return []
     if kind != "images":
-        return [WantedFile(place.with_name(f"{place.name}{SUFFIXES[kind]}"), tuple(row.frame_indices))]
-    return [WantedFile(place / f"{index:08d}{SUFFIXES[kind]}", (index,)) for index in sorted(set(row.frame_indices))]
+        return [WantedFile(path.with_name(f"{path.name}{SUFFIXES[kind]}"), tuple(row.frame_indices))]
+    return [WantedFile(path / f"{index:08d}{SUFFIXES[kind]}", (index,)) for index in sorted(set(row.frame_indices))]
 
 
 def _refuse_other_content(keyframes: KeyframesOfRun, folder: Path, kind: Pictures, height: int | None) -> None:
-    """Raise `SevilaError` if the folder holds other keyframes, whose files would be taken for these."""
-    note, described = folder / NOTE, {"keyframes": keyframes.id, "as": kind, "height": height}
-    content = _json([described])
+    """Raise `SevilaError` if the folder holds another export, whose files would be mistaken for these."""
+    note, export = folder / NOTE, {"keyframes": keyframes.id, "as": kind, "height": height}
+    content = _json([export])
     if note.exists() and note.read_bytes() != content:
-        there = note.read_text(errors="replace").strip("[]\n ")
-        raise SevilaError(f"{folder}: holds the export {there}, and not {json.dumps(described)}; give another folder")
+        existing = note.read_text(errors="replace").strip("[]\n ")
+        raise SevilaError(f"{folder}: holds the export {existing}; expected {json.dumps(export)} (give another folder)")
     if not note.exists() and any(not path.name.endswith(".part") for path in folder.iterdir()):
-        raise SevilaError(f"{folder}: is not empty, and no keyframes of ours are in it; give another folder")
+        raise SevilaError(f"{folder}: is not empty and holds no export of keyframes; give another folder")
     write_atomically(note, content)
 
 
 def _remove_parts(folder: Path) -> None:
-    """Remove what processes that are no more were writing; what is written meanwhile stays."""
+    """Remove partial files whose process has ended; those of running processes stay."""
     for part in folder.rglob("*.part"):
         *_, pid, _ = ["", "", *part.name.split(".")]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
@@ -189,36 +196,36 @@ def _remove_parts(folder: Path) -> None:
 def _requests(
     keyframes: KeyframesOfRun, sources: Sources, files: dict[str, list[WantedFile]], height: int | None
 ) -> tuple[list[tuple[str, WantedFiles]], dict[str, str]]:
-    """Return what is still to be written, by video, and why there is nothing of the others."""
+    """Return the files still to be written, by video, and the reasons of the videos that failed."""
     sampled = {video.video_id: video.content_digest for video in keyframes.frames.videos()}
     files_of_videos = sources.videos(keyframes.questions.record.config["dataset"], keyframes.questions)
     if files_of_videos.problem:
         raise SevilaError(files_of_videos.problem)
     videos = {video.video_id: video for video in files_of_videos.videos}
-    files_left: dict[str, list[WantedFile]] = defaultdict(list)
+    missing_files: dict[str, list[WantedFile]] = defaultdict(list)
     for row in keyframes.rows:
-        files_left[row.video_id] += [file for file in files[row.question_id] if not file.path.exists()]
+        missing_files[row.video_id] += [file for file in files[row.question_id] if not file.path.exists()]
     requests: list[tuple[str, WantedFiles]] = []
     failures: dict[str, str] = {}
-    for video_id, of_video in files_left.items():
-        if not of_video:
+    for video_id, missing in missing_files.items():
+        if not missing:
             continue
         video = videos[video_id]
         if problem := _problem(video, sampled[video_id]):
             failures[video_id] = problem
             continue
         assert video.path is not None
-        n_at_once = OPEN_CLIPS if of_video[0].path.suffix == ".mp4" else len(of_video)
-        for start in range(0, len(of_video), n_at_once):
-            at_once = tuple(of_video[start : start + n_at_once])
-            requests.append((video_id, WantedFiles(video.path, video.digest, video.stamp, at_once, height)))
+        batch_size = OPEN_CLIPS if missing[0].path.suffix == ".mp4" else len(missing)
+        for start in range(0, len(missing), batch_size):
+            batch = tuple(missing[start : start + batch_size])
+            requests.append((video_id, WantedFiles(video.path, video.digest, video.stamp, batch, height)))
     return requests, failures
 
 
 def _problem(video: VideoFile, digest: str | None) -> str:
     if video.path is None:
         return video.reason
-    return "" if video.digest == digest else f"{video.path}: other bytes than those that its frames were sampled from"
+    return "" if video.digest == digest else f"{video.path}: content has changed since its frames were sampled"
 
 
 def _write(requests: list[tuple[str, WantedFiles]], processes: int) -> dict[str, str]:
@@ -236,5 +243,5 @@ def _write(requests: list[tuple[str, WantedFiles]], processes: int) -> dict[str,
 
 
 def _json(rows: list[dict[str, Any]]) -> bytes:
-    """Return a list with a row a line."""
+    """Return a JSON list with one row per line."""
     return ("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n").encode()

@@ -1,4 +1,4 @@
-"""A task for lmms-eval's `--include_path`: keyframe clips and questions, which are put to any of its models as they are."""
+"""A task for lmms-eval's `--include_path`: keyframe clips with their questions, for any model that it supports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reports.keyframe_export import LIST, KeyframesOfRun
 QUESTIONS, LEFT_OUT, TASK, FUNCTIONS = "questions.jsonl", "left_out.json", "task.yaml", "utils.py"
 NO_CLIP = Reason("no_clip: its video could not be read for the export")
 
-# `mean` is lmms-eval's; it gives a standard error, clustered by video.
+# lmms-eval's `mean` adds a standard error, clustered by video.
 YAML = """\
 # Written by `sevila keyframes export --as lmms-eval` from {keyframes}.
 task: {name}
@@ -39,7 +39,7 @@ generation_kwargs:
   temperature: 0
   do_sample: false
 metric_list:
-  - metric: accuracy  # of the questions whose right option is known; a reply that names no option is wrong
+  - metric: accuracy  # of questions with a known right option; a reply that names no option counts as wrong
     aggregation: mean
     higher_is_better: true
   - metric: unparsed
@@ -55,10 +55,10 @@ metadata:
   left_out: {n_left_out}  # {left_out}
 """
 
-# Follows the code of `pipeline.option_letters`.
+# Appended to the source of `pipeline.option_letters`.
 UTILS = """
 
-# What lmms-eval asks of a task.
+# The functions that lmms-eval calls.
 
 
 def doc_to_visual(doc):
@@ -68,14 +68,14 @@ def doc_to_visual(doc):
 
 
 def doc_to_text(doc, lmms_eval_specific_kwargs=None):
-    words = lmms_eval_specific_kwargs or {}
-    asked = doc["question"] + "\\n" + option_lines(doc["options"])
-    return words.get("pre_prompt", "") + asked + words.get("post_prompt", "")
+    prompts = lmms_eval_specific_kwargs or {}
+    question = doc["question"] + "\\n" + option_lines(doc["options"])
+    return prompts.get("pre_prompt", "") + question + prompts.get("post_prompt", "")
 
 
 def process_results(doc, results):
     number = parse_option(results[0], doc["options"])
-    if not doc["target"]:  # nobody has published the right option; `--log_samples` keeps the replies
+    if not doc["target"]:  # the right option is not published; `--log_samples` keeps the replies
         return {"unparsed": float(number is None)}
     accuracy = float(number is not None and OPTION_LETTERS[number] == doc["target"])
     return {"accuracy": accuracy, "unparsed": float(number is None)}
@@ -83,12 +83,12 @@ def process_results(doc, results):
 
 
 def write_task(keyframes: KeyframesOfRun, folder: Path) -> str:
-    """Write a task of the questions whose clips are in `folder`, and return its name.
+    """Write a task with the questions whose clips are in `folder`, and return its name.
 
-    Questions without a clip or without options are left out; `left_out.json` says why.
+    Questions without a clip or without options are left out; `left_out.json` lists them with the reasons.
 
     Raises:
-        SevilaError: no question is left.
+        SevilaError: No question remains.
     """
     clips = {row["question_id"]: row["files"][0] for row in json.loads((folder / LIST).read_bytes())}
     reasons = {row.question_id: row.reason for row in keyframes.rows}
@@ -98,7 +98,7 @@ def write_task(keyframes: KeyframesOfRun, folder: Path) -> str:
         if reason:
             left_out.append({"question_id": question.question_id, "video_id": question.video_id, "reason": reason})
         else:
-            asked.append(_row(question, clips[question.question_id]))
+            asked.append(_document(question, clips[question.question_id]))
     if not asked:
         raise SevilaError(
             f"{folder}: no question can be asked: {left_out[0]['reason'] if left_out else 'there are none'}"
@@ -123,11 +123,11 @@ def write_task(keyframes: KeyframesOfRun, folder: Path) -> str:
 
 
 def _reason(question: Question, clips: Container[str]) -> Reason:
-    """Return why a question with keyframes cannot be asked; empty if it can."""
+    """Return the reason why a question with keyframes cannot be asked; empty if it can."""
     return why_not_asked(question) or (Reason() if question.question_id in clips else NO_CLIP)
 
 
-def _row(question: Question, clip: str) -> dict[str, str | list[str]]:
+def _document(question: Question, clip: str) -> dict[str, str | list[str]]:
     right = "" if question.answer_index is None else option_letters.OPTION_LETTERS[question.answer_index]
     return {
         "question_id": question.question_id,

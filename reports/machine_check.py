@@ -1,4 +1,4 @@
-"""What this machine has: libraries, devices, decoders, the store's disk and file system, weights and data at their places."""
+"""Checks of this machine: libraries, devices, decoders, the store's disk and file system, places of weights and data."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from stages.sample_frames import SampleFrames
 
 PACKAGE = "sevila-pipeline"
 LITTLE_DISK_BYTES = 10e9
-NETWORK = ("nfs", "cifs", "smb", "lustre", "fuse", "9p", "ceph", "gpfs", "beegfs")
+NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "lustre", "fuse", "9p", "ceph", "gpfs", "beegfs")
 
 
 def installation() -> Iterator[Finding]:
-    """The package, Python, and whether every library is of a release that it was tried with."""
+    """Check the package, Python, and that every library has a supported version."""
     version = importlib.metadata.version(PACKAGE)
     yield Finding("installation", "ok", f"sevila {version}, Python {platform.python_version()}, {platform.platform()}")
-    wrong = []
+    unsupported = []
     for line in importlib.metadata.requires(PACKAGE) or []:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -41,21 +41,21 @@ def installation() -> Iterator[Finding]:
         try:
             installed = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.append((requirement, "missing"))
+            unsupported.append((requirement, "missing"))
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
-            wrong.append((requirement, installed))
-    for requirement, installed in wrong:
+            unsupported.append((requirement, installed))
+    for requirement, installed in unsupported:
         fix = f"pip install '{requirement.name}{requirement.specifier}'"
         yield Finding(
-            "installation", "problem", f"{requirement.name} is {installed}, wanted {requirement.specifier}", fix
+            "installation", "problem", f"{requirement.name} is {installed}; expected {requirement.specifier}", fix
         )
-    if not wrong:
-        yield Finding("installation", "ok", "all libraries are of releases that it was tried with")
+    if not unsupported:
+        yield Finding("installation", "ok", "all libraries have supported versions")
 
 
 def devices() -> Iterator[Finding]:
-    """Cores, memory and GPUs."""
+    """List cores, memory and GPUs."""
     import torch
 
     memory = psutil.virtual_memory()
@@ -73,39 +73,39 @@ def devices() -> Iterator[Finding]:
         yield Finding(
             "devices",
             "note",
-            f"no GPU ({why}, {torch.__version__}): the demo needs none, BLIP-2 on whole data sets does",
+            f"no GPU ({why}, {torch.__version__}): the demo runs without one, BLIP-2 on whole data sets needs one",
             "on a CPU, give --precision float32",
         )
 
 
 def decoders() -> Iterator[Finding]:
-    """Whether the decoders are those that frames are identified by."""
+    """Check that the installed decoders are those of the recipes, which are part of the identity of frames."""
     config, installed = SampleFrames(), installed_decoders()  # type: ignore[call-arg]
     pinned = (config.decoder, config.fallback_decoder)
     if installed == pinned:
         yield Finding("decoders", "ok", ", ".join(installed))
         return
     pins = " ".join(name.replace("pyav", "av").replace("-", "==") for name in pinned)
-    fix = f"pip install {pins}; or --set sample_frames.decoder=... , which makes other frames"
+    fix = f"pip install {pins}; or --set sample_frames.decoder=... , which gives frames of another identity"
     yield Finding("decoders", "problem", f"{', '.join(installed)}; recipes ask for {', '.join(pinned)}", fix)
 
 
 def store_disk(root: Path) -> Iterator[Finding]:
-    """The store's disk: room, kind, whether it locks and syncs, as several processes at once need it, and holds no links."""
-    Store(root)  # which refuses a link in it
+    """Check the store's disk: free space, type, locks and syncs (for parallel processes), and that the store has no links."""
+    Store(root)  # raises if it contains a link
     here = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
-    state = "" if here == root.absolute() else " (not made yet)"
+    state = "" if here == root.absolute() else " (does not exist yet)"
     kind = file_system(here)
     free = shutil.disk_usage(here).free
-    room = Finding("store", "ok", f"{root}{state}: {human_size(free)} free on {kind}")
+    space = Finding("store", "ok", f"{root}{state}: {human_size(free)} free on {kind}")
     if free < LITTLE_DISK_BYTES:
-        room = room._replace(
+        space = space._replace(
             state="note",
-            fix="frames and features of NExT-QA take about 150 GB; --store FOLDER or SEVILA_STORE moves it",
+            fix="frames and features of NExT-QA take about 150 GB; choose another disk by --store FOLDER or SEVILA_STORE",
         )
-    yield room
+    yield space
     if not os.access(here, os.W_OK):
-        fix = "give a folder of your own by --store; this one can still be read by --below"
+        fix = "give a writable folder by --store; this one can still be read by --below"
         yield Finding("store", "problem", f"{here} cannot be written", fix)
         return
     with tempfile.TemporaryDirectory(prefix=".sevila-doctor-", dir=here) as folder:
@@ -113,11 +113,10 @@ def store_disk(root: Path) -> Iterator[Finding]:
 
 
 def file_system(folder: Path) -> str:
-    """Return the type of the file system that a folder is on, as the machine's list of mounts names it."""
-    parts = psutil.disk_partitions(all=True)
+    """Return the type of the file system of a folder, from the list of mounts."""
     real = folder.resolve()
-    on = [part for part in parts if real.is_relative_to(part.mountpoint)]
-    return max(on, key=lambda part: len(part.mountpoint)).fstype if on else "an unknown file system"
+    mounts = [mount for mount in psutil.disk_partitions(all=True) if real.is_relative_to(mount.mountpoint)]
+    return max(mounts, key=lambda mount: len(mount.mountpoint)).fstype if mounts else "an unknown file system"
 
 
 def _file_system_works(folder: Path, kind: str) -> Iterator[Finding]:
@@ -129,35 +128,36 @@ def _file_system_works(folder: Path, kind: str) -> Iterator[Finding]:
             fix = "put the store on a local disk, NFSv4, or Lustre mounted with -o flock"
             yield Finding("store", "problem", "locks (flock) do not lock: two runs would write the same shard", fix)
         except BlockingIOError:
-            far = " on this host; between hosts it depends on how it is mounted" if kind.startswith(NETWORK) else ""
-            yield Finding("store", "ok", f"locks work{far}")
+            is_network = kind.startswith(NETWORK_FILE_SYSTEMS)
+            limit = " on this host; between hosts this depends on the mount options" if is_network else ""
+            yield Finding("store", "ok", f"locks work{limit}")
         first.write("x")
         first.flush()
         os.fsync(first.fileno())
     os.rename(folder / "lock", folder / "renamed")
     if sync(folder):
-        yield Finding("store", "ok", "files and folders are synced and renamed")
+        yield Finding("store", "ok", "files and folders can be synced and renamed")
     else:
-        yield Finding("store", "note", "folders cannot be synced: a loss of power may take what was finished last")
+        yield Finding("store", "note", "folders cannot be synced: a power failure may lose the last finished artifacts")
 
 
 def weight_findings(given: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
-    """The weights that have a place, and of those that recipes name the ones that have none; `given` is as for `PlaceLookup`."""
+    """Check the weights that have a place, and list released weights without one; `given` as for `PlaceLookup`."""
     lookup = PlaceLookup(given)
     for line in placed_weights(lookup.all_of("weights")):
-        fix = f"`sevila weights import {line.name or 'NAME'} PATH` writes another place into {config_file()}"
+        fix = f"`sevila weights import {line.name or 'NAME'} PATH` writes another path into {config_file()}"
         if lookup.given("weights", line.name):
             fix = f"--weights {line.name or 'NAME'}=PATH with another path"
-        here = Finding("weights", "ok", f"{line.name or 'all names'}: {line.where}, {line.state}")
-        yield here if line.size_bytes is not None else here._replace(state="problem", fix=fix)
+        finding = Finding("weights", "ok", f"{line.name or 'all names'}: {line.where}, {line.state}")
+        yield finding if line.size_bytes is not None else finding._replace(state="problem", fix=fix)
     for name, known in RELEASED.items():
         if lookup.configured("weights", name) is None:
             fix = f"{known.files} ({known.size}) from {known.page}; then `sevila weights import {name} PATH`"
-            yield Finding("weights", "note", f"{name} has no place; recipes that name it cannot run without", fix)
+            yield Finding("weights", "note", f"{name} has no place; recipes that name it cannot run", fix)
 
 
 def dataset_findings(given: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
-    """The data sets that have a place, and whether it is there; `given` is as for `PlaceLookup`."""
+    """Check that the places of data sets exist; `given` as for `PlaceLookup`."""
     lookup = PlaceLookup(given)
     n_places = 0
     for kind in ("annotations", "videos"):
@@ -165,17 +165,14 @@ def dataset_findings(given: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
             n_places += 1
             where = f"--{kind}" if lookup.given(kind, name) else f"[{kind}] in {config_file()}"
             fix = f"mount or download it, or change {where}"
-            text = f"{kind} {name or 'of all names'}: {path}"
-            is_here = path.exists()
-            yield (
-                Finding("data sets", "ok", text)
-                if is_here
-                else Finding("data sets", "problem", f"{text}: nothing is there", fix)
-            )
+            finding = Finding("data sets", "ok", f"{kind} {name or 'of all names'}: {path}")
+            if not path.exists():
+                finding = finding._replace(state="problem", text=f"{finding.text}: does not exist", fix=fix)
+            yield finding
     if not n_places:
         yield Finding(
             "data sets",
             "note",
             f"none has a place in {config_file()} or the environment",
-            "`sevila datasets` says what is expected where; the demo brings its own",
+            "`sevila datasets` lists the expected files; the demo brings its own",
         )

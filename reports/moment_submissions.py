@@ -1,4 +1,4 @@
-"""The moment-retrieval benchmark: a predictions file judged by its metrics, and one made from the store."""
+"""The moment-retrieval benchmark: evaluation of a predictions file, submission files, and frame scores from predictions."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ log = logging.getLogger("sevila")
 
 
 def evaluate_files(predictions: Path, annotations: Path, allow_outside: bool = False) -> dict[str, dict[str, Any]]:
-    """Return the benchmark's metrics of a predictions file, in the layout of its own evaluator.
+    """Return the benchmark's metrics of a predictions file, in the layout of the official evaluator.
 
-    What the predictions do not have, windows or saliency, is left out of the report.
+    The report has no metrics of windows, or of saliency, if the predictions lack them.
 
     Raises:
-        SevilaError: a file is at fault; see `read_annotations`, `read_predictions` and `matched`.
+        SevilaError: A file is invalid; see `read_annotations`, `read_predictions` and `matched`.
     """
     pairs = matched(read_predictions(predictions), read_annotations(annotations), allow_outside)
     retrieval = highlights = None
@@ -44,7 +44,7 @@ def evaluate_files(predictions: Path, annotations: Path, allow_outside: bool = F
     if saliency and 0 < len(ratings) < len(pairs):
         raise SevilaError(
             f"{annotations}: {len(pairs) - len(ratings)} of {len(pairs)} queries have no relevant_clip_ids and "
-            "saliency_scores; wanted them for all queries, or for none"
+            "saliency_scores; expected them for all queries or for none"
         )
     if saliency and ratings:
         highlights = highlight_scores(saliency, ratings)
@@ -56,10 +56,10 @@ def evaluate_files(predictions: Path, annotations: Path, allow_outside: bool = F
 def submission(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of the benchmark's submission file for one Moments artifact; `prefix` as in `Store.find`.
 
-    Saliency is the frames' score that the moments were ranked by, for every 2 s of the video.
+    Saliency is the frame score by which the moments were ranked, for every 2 s of the video.
 
     Raises:
-        StoreError: the artifact is of another kind, or the store no longer holds what it was made from.
+        StoreError: The artifact is of another kind, or the store no longer holds its inputs.
     """
     moments = read_as(store, find(store, prefix), Moments, "retrieve_moments")
     questions = Questions(store, moments.record.inputs["questions"])
@@ -77,31 +77,31 @@ def submission(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
 
 
 def submission_text(store: Store, prefix: str) -> str:
-    """Return a submission file, one JSON object a line; raises like `submission`."""
+    """Return the text of a submission file, one JSON object per line; raises the errors of `submission`."""
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in submission(store, prefix))
 
 
 def span_scores(store: Store, prefix: str, predictions: Path) -> Iterator[dict[str, Any]]:
-    """Yield rows question_id, frame_index, score: of each sampled frame the score of the best predicted window that holds it.
+    """Yield rows question_id, frame_index, score: each sampled frame with the best score of the predicted windows around it.
 
-    Of a frame in no window it is 0, or the lowest score below that. Questions that nobody predicted windows of have no rows.
+    A frame outside all windows gets 0, or the lowest score if that is negative. Questions without predictions get no rows.
 
     Args:
-        prefix: as in `Store.find`, of any keyframes of the questions: which questions and which sampled frames.
-        predictions: a file whose qids are the questions' ids, and whose windows are seconds of the video.
+        prefix: As in `Store.find`, of a keyframes artifact, which determines the questions and the sampled frames.
+        predictions: A file whose qids are question ids, and whose windows are in seconds of the video.
 
     Raises:
-        SevilaError: the file is at fault, has no windows, or none for these questions; the artifact is of another kind.
+        SevilaError: The file is invalid or has no windows for these questions, or the artifact is of another kind.
     """
     keyframes = read_as(store, find(store, prefix), Keyframes, "select_keyframes")
     questions = Questions(store, keyframes.record.inputs["questions"])
     clips = Frames(store, keyframes.record.inputs["frames"]).clips_of(questions)
-    windows = {str(each.qid): each.windows for each in read_predictions(predictions) if each.windows is not None}
+    windows = {str(row.qid): row.windows for row in read_predictions(predictions) if row.windows is not None}
     predicted = [question for question in questions.questions() if question.question_id in windows]
     if not predicted:
         raise SevilaError(
-            f"{predictions}: {len(windows)} queries with windows, none of which is a question of {questions.id}; the qids "
-            "have to be the questions' ids (`sevila cache show` lists them)"
+            f"{predictions}: found {len(windows)} queries with windows, none of them a question of {questions.id}; "
+            "expected question ids as qids (`sevila cache show` lists them)"
         )
     for question in predicted:
         if (clip := clips.get((question.video_id, question.clip_id))) is not None:
@@ -117,8 +117,8 @@ def _warn_of_empty(queries: Sequence[Query]) -> None:
     without = sum(query.status == "ok" and query.n_moments == 0 for query in queries)
     if failed or without:
         log.warning(
-            "%d queries have no window, at which the benchmark's own evaluator stops: %d whose video failed, %d without a yes "
-            "frame (retrieve_moments.without_yes=best_frame gives these one)",
+            "%d queries have no window, which the official evaluator rejects: %d whose video failed, %d without a yes frame "
+            "(retrieve_moments.without_yes=best_frame gives these one)",
             failed + without,
             failed,
             without,
@@ -126,6 +126,6 @@ def _warn_of_empty(queries: Sequence[Query]) -> None:
 
 
 def _qid(question_id: str) -> int | str:
-    """Return the benchmark's query id, which is a number in its files and text in ours."""
+    """Return the query id as in the benchmark's files, where it is a number."""
     is_number = question_id.isascii() and question_id.isdigit() and str(int(question_id)) == question_id
     return int(question_id) if is_number else question_id

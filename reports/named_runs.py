@@ -1,4 +1,4 @@
-"""Named runs: which there are, what each holds, and the headline of its evaluation."""
+"""Named runs: the listing, the description of one, its artifacts, and the headline number of its evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stages.evaluate_moments import MomentMetrics
 def pinned(
     store: Store, name: str, recipe: Recipe, seeds: list[int], replace: bool = False
 ) -> Iterator[Callable[..., None]]:
-    """Yield what pins each step of a run (see `cache.names.Pins.add`): under its name, or for some days if that is empty."""
+    """Yield the function that pins each step (`cache.names.Pins.add`): under a run's name, or for some days without one."""
     sections = {CHAIN: recipe.chain, **recipe.configs}
     settings = {section: config.model_dump(mode="json") for section, config in sections.items()}
     with pinning(store, name, recipe.name, settings, seeds, replace) as pins:
@@ -33,7 +33,7 @@ def pinned(
 
 @dataclass(frozen=True)
 class RunLine:
-    """One line of the listing; `n_missing` of its artifacts are not in the store (not made yet, or removed)."""
+    """One line of the listing; `n_missing` of its artifacts are not in the store (not built yet, or removed)."""
 
     name: str
     recipe: str
@@ -47,32 +47,30 @@ class RunLine:
     problem: str = ""
 
 
-def newest_of_run(store: Store, given: str, kind: type[OfKind], stages: str) -> OfKind:
-    """Return the artifact of a kind that a named run made, or the newest of the artifacts that `matching` finds.
+def newest_of_run(store: Store, name: str, kind: type[OfKind], stages: str) -> OfKind:
+    """Return the artifact of a kind of a named run, or the newest artifact with this id prefix.
 
     Raises:
-        StoreError: there is none, it is no artifact of `stages`, or the run made several in different settings.
+        StoreError: There is none, it is of other stages than `stages`, or the run has several in different settings.
     """
-    if given not in every_name(store):
-        return read_as(store, newest(store, given)[0].id, kind, stages)
-    ids = ids_by_setting(store, named_run(store, given), kind)
+    if name not in every_name(store):
+        return read_as(store, newest(store, name)[0].id, kind, stages)
+    ids = ids_by_setting(store, named_run(store, name), kind)
     if len(set(ids.values())) != 1:
         listed = ", ".join(f"{id} ({setting or 'the recipe as it is'})" for setting, id in ids.items())
-        what = (
-            f"{kind.kind} in several settings; give the id of one: {listed}" if ids else f"no {kind.kind} in the store"
-        )
-        raise StoreError(f"the run {given!r} has {what}")
+        problem = f"has {kind.kind} in several settings; give the id of one: {listed}"
+        raise StoreError(f"the run {name!r} {problem if ids else f'has no {kind.kind} in the store'}")
     return read_as(store, next(iter(ids.values())), kind, stages)
 
 
 def ids_by_setting(store: Store, run: NamedRun, kind: type[Artifact]) -> dict[str, str]:
-    """Return the ids of a run's artifacts of a kind by the setting they are of; without those that the store does not hold."""
-    making = {name for name, stage in STAGES.items() if issubclass(stage.output, kind)}
-    return {pin.setting: pin.id for pin in run.artifacts if pin.stage in making and store.exists(pin.id)}
+    """Return the ids of a run's artifacts of a kind by setting, as far as the store holds them."""
+    stages = {name for name, stage in STAGES.items() if issubclass(stage.output, kind)}
+    return {pin.setting: pin.id for pin in run.artifacts if pin.stage in stages and store.exists(pin.id)}
 
 
 def run_lines(store: Store) -> list[RunLine]:
-    """Return every named run, the last begun at the end; one whose file is damaged has a problem."""
+    """Return every named run in order of start; a run whose file is damaged has a problem."""
     lines = []
     for name in every_name(store):
         try:
@@ -103,7 +101,7 @@ def run_listing(store: Store) -> str:
 
 
 def run_description(store: Store, name: str) -> str:
-    """Return everything a name stands for: when and what was run, and its artifacts."""
+    """Return the description of a named run: its times, its settings and its artifacts."""
     run, known = named_run(store, name), dict[str, str]()
     finished = f", ended {run.finished[:19]}" if run.finished else ""
     seeds = f", seeds {' '.join(map(str, run.seeds))}" if run.seeds else ""
@@ -118,7 +116,7 @@ def run_description(store: Store, name: str) -> str:
 
 
 def headline_number(store: Store, run: NamedRun) -> str:
-    """Return the one number of the run's last evaluation, with its setting; "" where there is none."""
+    """Return the main number of the run's last evaluation, with its setting; "" if there is none."""
     numbers = {"evaluate": _accuracy, "evaluate_moments": _recall}
     for pin in reversed(run.artifacts):
         if pin.stage in numbers and store.exists(pin.id):

@@ -1,4 +1,4 @@
-"""What the paper's tables need that is not on this machine: files, their sizes and where they are published, hours of a GPU."""
+"""What this machine lacks for the paper's tables: files with their sizes and sources, and GPU hours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEATURE_BYTES = 257 * 1408 * 2  # of a frame: ViT-g's output in float16
 
 
 class Work(NamedTuple):
-    """A step that is left: what makes it the same as another row's, and its hours on one GPU."""
+    """A step to be run and its hours on one GPU; steps with equal keys are the same artifact."""
 
     key: str
     stage: str
@@ -30,64 +30,64 @@ class Work(NamedTuple):
 
 
 def needs_text(paper: Paper, runs_by_table: Mapping[str, Sequence[RowRun]]) -> str:
-    """Return, on about a page, what is missing for these rows and what is left to run; "" where nothing is."""
+    """Return the missing files for these rows and the remaining work, on about a page; "" if there is neither."""
     runs = [run for runs in runs_by_table.values() for run in runs]
-    lacking = sorted({value.source for run in runs for value in run.missing if value.source})
-    work = {name: _unique(each for run in runs for each in _work(paper, run)) for name, runs in runs_by_table.items()}
-    of_all = _unique(each for works in work.values() for each in works)
-    sources = [["what", "how much", "where its owners publish it"], *_sources(paper, lacking, of_all)]
-    hours = [["table", "hours of one H100, by itself"]]
-    hours += [[name, _hours(works)] for name, works in work.items() if works]
-    hours.append(["together, as they share work", _hours(of_all)])
-    parts = ["Not on this machine:\n\n" + aligned(sources, n_left=3)] if lacking else []
-    parts += ["To run what is left, by the rates in docs/performance.md:\n\n" + aligned(hours)] if of_all else []
-    return "\n\n".join([*parts, HOW_TO_SAY_WHERE] if lacking else parts)
+    missing = sorted({value.source for run in runs for value in run.missing if value.source})
+    work = {name: _unique(item for run in runs for item in _work(paper, run)) for name, runs in runs_by_table.items()}
+    all_work = _unique(item for items in work.values() for item in items)
+    sources = [["missing", "size", "published at"], *_sources(paper, missing, all_work)]
+    hours = [["table", "hours on one H100"]]
+    hours += [[name, _hours(items)] for name, items in work.items() if items]
+    hours.append(["all together, with shared steps once", _hours(all_work)])
+    parts = ["Not on this machine:\n\n" + aligned(sources, n_left=3)] if missing else []
+    parts += ["Remaining work, by the rates in docs/performance.md:\n\n" + aligned(hours)] if all_work else []
+    return "\n\n".join([*parts, HOW_TO_GIVE_PATHS] if missing else parts)
 
 
-HOW_TO_SAY_WHERE = (
-    "Give paths with --annotations NAME=PATH, --videos NAME=FOLDER and --weights NAME=PATH, or once and for all in "
-    "sevila.toml; `sevila datasets` names the files. Rows whose data are here run at once, the others when theirs are."
+HOW_TO_GIVE_PATHS = (
+    "Give paths with --annotations NAME=PATH, --videos NAME=FOLDER and --weights NAME=PATH, or permanently in sevila.toml; "
+    "`sevila datasets` lists the files. Rows whose data are present can run already."
 )
 
 
-def _sources(paper: Paper, lacking: Iterable[str], work: Sequence[Work]) -> list[list[str]]:
-    lines: dict[tuple[str, str], list[str]] = {}
-    datasets = list(
-        dict.fromkeys(source.split()[1] for source in lacking if source.startswith(("annotations", "videos")))
-    )
-    for name in datasets:
+def _sources(paper: Paper, missing: Sequence[str], work: Sequence[Work]) -> list[list[str]]:
+    """Return a table row (name, size, source) for each missing file set: annotations, videos, weights, others."""
+    rows: list[list[str]] = []
+    datasets = [source.split()[1] for source in missing if source.startswith(("annotations", "videos"))]
+    for name in dict.fromkeys(datasets):
         about = adapter_named(name).about
         start = f"annotations {name} "
-        if any(source.startswith(start) for source in lacking):
-            splits = [source.removeprefix(start) for source in lacking if source.startswith(start)]
+        if any(source.startswith(start) for source in missing):
+            splits = [source.removeprefix(start) for source in missing if source.startswith(start)]
             listed = f"splits {', '.join(filter(None, splits))}" if any(splits) else ""
-            lines["annotations", name] = [f"annotations {name}", listed, about.published]
-        clips = {each.split.split: each.clips for each in work if each.split.dataset == name}
-        frames = sum(each.clips * each.frames for each in work if each.split.dataset == name and each.stage == ENCODING)
-        if frames or any(source.startswith(f"videos {name} ") for source in lacking):
-            amount = f"at most {sum(clips.values()):,} clips; {frames * FEATURE_BYTES / 1e9:,.0f} GB of features"
-            amount = amount if frames else ""  # not known yet: the data set is the user's own
-            lines["videos", name] = [f"videos {name}", amount, f"named {about.videos}"]
-    for source in lacking:
+            rows.append([f"annotations {name}", listed, about.published])
+        own_work = [item for item in work if item.split.dataset == name]
+        n_clips = sum({item.split.split: item.clips for item in own_work}.values())
+        n_frames = sum(item.clips * item.frames for item in own_work if item.stage == ENCODING)
+        if n_frames or any(source.startswith(f"videos {name} ") for source in missing):
+            amount = f"at most {n_clips:,} clips; {n_frames * FEATURE_BYTES / 1e9:,.0f} GB of features"
+            amount = amount if n_frames else ""  # unknown: a data set of the user
+            rows.append([f"videos {name}", amount, f"named {about.videos}"])
+    for source in missing:
         if source.startswith("weights"):
             name = source.removeprefix("weights ")
-            known = paper.weights.get(name, NeededWeights(size_gigabytes=0, where="your own"))
-            lines["weights", name] = [f"weights {name}", f"{known.size_gigabytes:g} GB", known.where]
+            weights = paper.weights.get(name, NeededWeights(size_gigabytes=0, where="your own"))
+            rows.append([source, f"{weights.size_gigabytes:g} GB", weights.where])
         elif source.split()[1] not in datasets:
-            lines["others", source] = [source, "", paper.scores.get(source.split()[1], "your own")]
-    return list(lines.values())
+            rows.append([source, "", paper.scores.get(source.split()[1], "your own")])
+    return rows
 
 
 def _hours(work: Sequence[Work]) -> str:
-    return f"{sum(each.hours for each in work):,.1f}"
+    return f"{sum(item.hours for item in work):,.1f}"
 
 
 def _unique(work: Iterable[Work]) -> list[Work]:
-    return list({each.key: each for each in work}.values())
+    return list({item.key: item for item in work}.values())
 
 
 def _work(paper: Paper, run: RowRun) -> list[Work]:
-    """Return what is left of a row that can be counted: steps on a data set whose owners say how large it is."""
+    """Return the remaining steps of a row that have a measured rate; none for a data set of the user, whose size is unknown."""
     if run.subject.is_own:
         return []
     steps = {id_of(step.artifact): step for step in run.steps}
@@ -95,7 +95,7 @@ def _work(paper: Paper, run: RowRun) -> list[Work]:
     for step in run.steps:
         if step.stage.name == "sample_frames":
             frames[_split(run, step).name] = step.config.model_dump()["frames"]
-    left = []
+    work = []
     for step in run.steps:
         artifact, split = step.artifact, _split(run, step)
         if step.stage.name not in paper.rates or (artifact.id and artifact.store.is_current(artifact.id)):
@@ -105,8 +105,8 @@ def _work(paper: Paper, run: RowRun) -> list[Work]:
         amount = _amount(step, n_questions, clips, frames[split.name])
         key = fingerprint([split.dataset, split.split, _key(step, steps)])
         hours = amount / paper.rates[step.stage.name] / 3600
-        left.append(Work(key, step.stage.name, split, clips, frames[split.name], hours))
-    return left
+        work.append(Work(key, step.stage.name, split, clips, frames[split.name], hours))
+    return work
 
 
 def _amount(step: DeferredStep, n_questions: int, clips: int, frames: int) -> float:
@@ -119,12 +119,12 @@ def _amount(step: DeferredStep, n_questions: int, clips: int, frames: int) -> fl
 
 
 def _split(run: RowRun, step: DeferredStep) -> Split:
-    """Return the split that a step works on: the chain's own names of steps say it."""
+    """Return the split that a step works on, from its stage and the name of its setting."""
     assert run.splits is not None
     if step.setting == "pre-training split" or step.stage.name == "pretrain_localizer":
         return run.splits.pretraining or run.splits.train
-    of_training = ("label_frames", "refine_localizer", "finetune_answerer", "train_selector")
-    if step.setting.endswith(OF_TRAINING) or step.stage.name in of_training:
+    training_stages = ("label_frames", "refine_localizer", "finetune_answerer", "train_selector")
+    if step.setting.endswith(OF_TRAINING) or step.stage.name in training_stages:
         return run.splits.train
     return run.splits.test
 
@@ -135,10 +135,10 @@ def _n_questions(split: Split) -> int:
 
 
 def _key(step: DeferredStep, steps: Mapping[int, DeferredStep]) -> str:
-    """Return what a step is, as far as it can be known without its sources: equal keys are one artifact."""
+    """Return a fingerprint of a step that needs no sources; steps with equal keys are the same artifact."""
     inputs = []
     for value in step.inputs:
-        behind = steps.get(id_of(value)) if isinstance(value, Artifact) else None
-        inputs.append(_key(behind, steps) if behind else getattr(value, "source", "") if value is not None else "")
-    where = step.setting if step.stage.name == "sample_frames" else ""
-    return fingerprint([step.stage.name, step.config.model_dump(mode="json"), where, inputs])
+        input_step = steps.get(id_of(value)) if isinstance(value, Artifact) else None
+        inputs.append(_key(input_step, steps) if input_step else getattr(value, "source", ""))
+    setting = step.setting if step.stage.name == "sample_frames" else ""
+    return fingerprint([step.stage.name, step.config.model_dump(mode="json"), setting, inputs])

@@ -1,4 +1,4 @@
-"""The paper's tables as data (`paper.toml`): what was published, and what each row is here."""
+"""The paper's tables as data (`paper.toml`): the published numbers, and the chain settings of each row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _PaperPart(BaseModel):
 
 
 class PaperColumn(_PaperPart):
-    """A column of a table: `dataset` is a recipe, `figure` which number of a row stands in it."""
+    """A column of a table: `dataset` is the name of a recipe, `figure` the number of a row that it shows."""
 
     name: str
     dataset: str
@@ -29,7 +29,7 @@ class PaperColumn(_PaperPart):
 
 
 class PaperRow(_PaperPart):
-    """A row of a table; `paper.toml` says what the keys mean."""
+    """A row of a table; `paper.toml` explains the keys."""
 
     name: str
     published: tuple[float, ...] = ()
@@ -44,11 +44,11 @@ class PaperRow(_PaperPart):
 
     @property
     def is_forward(self) -> bool:
-        """Whether it is a forward chain as its settings have it, and no setting of a full one."""
+        """Whether the row is a forward chain with its settings, instead of a setting of a full chain."""
         return self.keyframes == "forward"
 
     def published_in(self, column: int) -> float | None:
-        """Return the published number of a column; None where our sources do not give it."""
+        """Return the published number of a column; None if our sources do not give it."""
         return None if math.isnan(self.published[column]) else self.published[column]
 
 
@@ -66,24 +66,24 @@ class PaperTable(_PaperPart):
             if row.published and len(row.published) != len(self.columns):
                 raise ValueError(f"{row.name}: {len(row.published)} numbers for {len(self.columns)} columns")
             if bool(row.keyframes) == bool(row.unavailable):
-                raise ValueError(f"{row.name}: keyframes, or why it is unavailable, was wanted")
+                raise ValueError(f"{row.name}: expected either `keyframes` or `unavailable`")
         return self
 
     @property
     def figures(self) -> list[str]:
-        """The figures that any data set has, each once: groups of questions are a data set's own."""
+        """The distinct figures that every data set has, that is all but groups of questions."""
         return list(dict.fromkeys(column.figure for column in self.columns if column.figure not in GROUPS))
 
 
 class NeededWeights(_PaperPart):
-    """Weights from outside: how large they are, and where they are published."""
+    """External weights: their size, and where they are published."""
 
     size_gigabytes: float
     where: str
 
 
 class Paper(_PaperPart):
-    """Everything in `paper.toml`; `tables` by name, in their order."""
+    """The content of `paper.toml`; `tables` by name, in the paper's order."""
 
     source: str
     tables: dict[str, PaperTable]
@@ -112,6 +112,6 @@ def tables_named(names: tuple[str, ...]) -> dict[str, PaperTable]:
     for name in names:
         if name not in (*known, EVERY_TABLE):
             raise RecipeError(
-                f"the paper has no {name!r} to reproduce{did_you_mean(name, known)}; there are: {', '.join(known)}, {EVERY_TABLE}"
+                f"no table {name!r} to reproduce{did_you_mean(name, known)}; expected one of {', '.join(known)}, {EVERY_TABLE}"
             )
     return {name: table for name, table in known.items() if name in names or EVERY_TABLE in names}

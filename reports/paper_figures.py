@@ -1,4 +1,4 @@
-"""Numbers of the paper's tables out of artifacts: accuracies, moments, and what a sample costs."""
+"""Numbers of the paper's tables from artifacts: accuracies, moments, and the cost of a sample."""
 
 from __future__ import annotations
 
@@ -23,61 +23,61 @@ from stages.evaluate_moments import MomentMetrics, MomentMetricsRow
 from stages.list_questions import Questions
 
 SideBySide = TypeVar("SideBySide", bound=tuple[RowRun, ...])
-# What a first run pays for each sample, and of that what later runs pay again.
+# The stages that a first run executes for each sample; later runs execute only `AGAIN`.
 PER_SAMPLE = ("sample_frames", "extract_features", "score_frames", "select_keyframes", "answer_questions")
 AGAIN = PER_SAMPLE[2:]
 
 
 class FrameAnswer(NamedTuple):
-    """What the Answerer says to one frame; a row of the table `frame_answers`."""
+    """The Answerer's answer to a single frame; a row of the table `frame_answers`."""
 
     question_id: str
     prediction: int | None
 
 
-def figure(name: str, of: RowRun) -> Estimate | None:
-    """Return a figure of a row: a column's `figure` in `paper.toml`; None where this row has none."""
-    if not of.is_measured:
+def figure(name: str, run: RowRun) -> Estimate | None:
+    """Return a figure of a row's run, by a column's `figure` in `paper.toml`; None if the run does not have it."""
+    if not run.is_measured:
         return None
     if name in COSTS:
-        with suppress(SevilaError):  # the weights may be gone by now, from which parameters are counted
-            return Estimate(COSTS[name](of))
+        with suppress(SevilaError):  # parameters are counted in the weights, which may have been removed
+            return Estimate(COSTS[name](run))
         return None
-    if isinstance(of.metrics, MomentMetrics):
-        return _of_moments(name, of.metrics)
+    if isinstance(run.metrics, MomentMetrics):
+        return _moment_figure(name, run.metrics)
     if name == "moment recall":
-        recall = keyframe_row(of.localization).moment_recall_percent if of.localization is not None else None
+        recall = keyframe_row(run.localization).moment_recall_percent if run.localization is not None else None
         return None if recall is None else Estimate(recall)
-    assert isinstance(of.metrics, Metrics)
-    rows = _any_frame(of) if name == "any frame" else of.metrics.accuracies()
-    of_name = [row for row in rows if (row.is_headline if name in ("accuracy", "any frame") else row.name == name)]
-    return _estimate(of_name[0]) if of_name else None
+    assert isinstance(run.metrics, Metrics)
+    rows = _any_frame(run) if name == "any frame" else run.metrics.accuracies()
+    named = [row for row in rows if (row.is_headline if name in ("accuracy", "any frame") else row.name == name)]
+    return _estimate(named[0]) if named else None
 
 
 def distinct(measured: Iterable[SideBySide]) -> list[SideBySide]:
-    """Return one of those with the same numbers, of runs side by side: a seed that changes nothing is no further sample."""
-    ids = {tuple(run.metrics.record.id for run in each if run.metrics): each for each in measured}
-    return list(ids.values())
+    """Return the tuples of runs with distinct metrics: a seed that changes nothing is not another sample."""
+    by_ids = {tuple(run.metrics.record.id for run in runs if run.metrics): runs for runs in measured}
+    return list(by_ids.values())
 
 
 def _estimate(row: AccuracyRow) -> Estimate | None:
     return None if row.accuracy_percent is None else Estimate(row.accuracy_percent, *(headline_interval(row) or ()))
 
 
-def _of_moments(name: str, metrics: MomentMetrics) -> Estimate | None:
+def _moment_figure(name: str, metrics: MomentMetrics) -> Estimate | None:
     rows = [row for row in metrics.typed_rows("moment_metrics", MomentMetricsRow) if row.window_length == "full"]
     if name == "mAP":  # over all IoU thresholds
         values = [row.mean_average_precision_percent for row in rows]
     else:
-        at = float(name.removeprefix("R1@"))
-        values = [row.recall_at_one_percent for row in rows if abs(row.iou_threshold - at) < 1e-6]
+        threshold = float(name.removeprefix("R1@"))
+        values = [row.recall_at_one_percent for row in rows if abs(row.iou_threshold - threshold) < 1e-6]
     known = [value for value in values if value is not None]
     return Estimate(mean(known)) if known else None
 
 
-def _any_frame(of: RowRun) -> list[AccuracyRow]:
-    """Return the accuracies of one who picks, of the options that single frames voted for, the right one wherever it is."""
-    answers = of.answers
+def _any_frame(run: RowRun) -> list[AccuracyRow]:
+    """Return the accuracies of an oracle: a question counts as right if any single frame voted for the right option."""
+    answers = run.answers
     assert answers is not None
     questions = Questions(answers.store, answers.record.inputs["questions"])
     by_id = questions.by_id()
@@ -94,38 +94,39 @@ def _any_frame(of: RowRun) -> list[AccuracyRow]:
     return accuracy_table(judged, reporting(questions))
 
 
-def cost_records(of: RowRun) -> list[Record]:
-    """Return the records of the steps that each sample pays for, in the chain's order."""
-    return [step.artifact.record for step in _on_samples(of)]
+def cost_records(run: RowRun) -> list[Record]:
+    """Return the records of the steps that run for each sample, in the chain's order."""
+    return [step.artifact.record for step in _sample_steps(run)]
 
 
-def n_samples(of: RowRun) -> int:
+def n_samples(run: RowRun) -> int:
     """Return the number of questions."""
-    return of.answers.record.rows["answers"] if of.answers is not None else 0
+    return run.answers.record.rows["answers"] if run.answers is not None else 0
 
 
-def n_parameters(of: RowRun) -> int:
-    """Return the parameters of all models that a sample passes: ViT and language model once, each Q-Former once."""
+def n_parameters(run: RowRun) -> int:
+    """Return the number of parameters that a sample passes: ViT and language model once, and each Q-Former."""
     from pipeline.models.checkpoint import count_parameters
 
-    backbone = next(step.artifact for step in of.steps if isinstance(step.artifact, Backbone))
-    assert of.run is not None
-    frozen, own = count_parameters(backbone.config(of.run))
-    return frozen + own * sum(step.stage.name in ("score_frames", "answer_questions") for step in _on_samples(of))
+    backbone = next(step.artifact for step in run.steps if isinstance(step.artifact, Backbone))
+    assert run.run is not None
+    n_frozen, n_q_former = count_parameters(backbone.config(run.run))
+    n_q_formers = sum(step.stage.name in ("score_frames", "answer_questions") for step in _sample_steps(run))
+    return n_frozen + n_q_former * n_q_formers
 
 
-def _on_samples(of: RowRun) -> list[DeferredStep]:
-    steps = {step.stage.name: step for step in of.steps if not step.setting.endswith(OF_TRAINING)}
+def _sample_steps(run: RowRun) -> list[DeferredStep]:
+    steps = {step.stage.name: step for step in run.steps if not step.setting.endswith(OF_TRAINING)}
     return [steps[name] for name in PER_SAMPLE if name in steps]
 
 
 def peak_gigabytes(record: Record) -> float:
-    """Return the most memory that a step took: the GPU's where it ran on one."""
+    """Return the peak memory of a step, GPU memory if it ran on a GPU."""
     return (record.peak_gpu_memory_bytes or record.peak_memory_bytes) / 1e9
 
 
 COSTS: dict[str, Callable[[RowRun], float]] = {
-    "seconds": lambda of: sum(record.seconds for record in cost_records(of)) / max(1, n_samples(of)),
-    "memory": lambda of: max(map(peak_gigabytes, cost_records(of))),
-    "parameters": lambda of: n_parameters(of) / 1e9,
+    "seconds": lambda run: sum(record.seconds for record in cost_records(run)) / max(1, n_samples(run)),
+    "memory": lambda run: max(map(peak_gigabytes, cost_records(run))),
+    "parameters": lambda run: n_parameters(run) / 1e9,
 }

@@ -1,4 +1,4 @@
-"""What stages were measured to do, and on which card; the one place that says so to programs."""
+"""Measured rates of stages, with the GPU that they were measured on (`rates.toml`)."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from pipeline.engine.toml_file import read_toml
 
 @cache
 def measured_rates() -> dict[str, Any]:
-    """Return `rates.toml`."""
+    """Return the content of `rates.toml`."""
     return read_toml(Path(__file__).with_name("rates.toml"))

@@ -1,4 +1,4 @@
-"""Whether a recipe can run here, and what that would take: time, disk and GPU memory by measured rates."""
+"""Check whether a recipe can run on this machine, and estimate its time, disk and GPU memory from measured rates."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ OF_RECIPE = "recipe"
 NO_ESTIMATE = Finding(
     OF_RECIPE, "note", "no estimate of time and disk: the chain trains its backbone, which was not measured"
 )
-ASSUMED_SECONDS = 600.0  # of a video, where so many frames a second are sampled and its length is not known yet
-QUERIES, QUERY_WIDTH = 32, 768  # what a Q-Former of BLIP-2 makes of a frame
+ASSUMED_VIDEO_SECONDS = 600.0  # for sampling at a fixed rate, while the lengths of videos are unknown
+QUERIES, QUERY_WIDTH = 32, 768  # output of a BLIP-2 Q-Former for one frame
 
 
 class Amounts(NamedTuple):
-    """What an artifact is of, as far as it is known before it is made."""
+    """The size of an artifact's content, as far as it is known before the artifact is built."""
 
     questions: int = 0
     videos: int = 0
@@ -40,7 +40,7 @@ class Amounts(NamedTuple):
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """One step that is to be made: how much of what, and how long that took on the card that was measured; None: not measured."""
+    """A step to be built: its amount in `unit`, and its seconds on the measured GPU, None if it was not measured."""
 
     stage: str
     setting: str
@@ -53,62 +53,64 @@ class StepEstimate:
 
 @dataclass
 class RecipeEstimate:
-    """What a recipe would take; `card` is whose rates they are."""
+    """The estimate for a recipe; `card` is the GPU of the measured rates."""
 
     card: str
     steps: list[StepEstimate] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
-        """Of all steps that are measured."""
+        """Seconds of all measured steps."""
         return sum(step.seconds or 0.0 for step in self.steps)
 
     @property
     def disk_bytes(self) -> int:
-        """Of frames and features, which are nearly all of it."""
+        """Bytes of frames and features, which take almost all the disk space of a run."""
         return sum(step.disk_bytes for step in self.steps)
 
     @property
     def gpu_bytes(self) -> float:
-        """The most that a step takes."""
+        """The largest GPU memory of a step."""
         return max((step.gpu_bytes for step in self.steps), default=0.0)
 
 
 class Estimating(DryRun):
-    """Walks a chain as a plan does, and adds up what it would make."""
+    """A dry run of a chain that adds up the amounts of its missing steps."""
 
     def __init__(self, recipe: Recipe, run: RunContext) -> None:
         super().__init__(recipe, run)
         self.estimate = RecipeEstimate(str(measured_rates()["card"]))
-        self._cfg = recipe
-        self._amounts: dict[int, tuple[Any, Amounts]] = {}  # by the handle, which is kept alive
+        self._recipe_config = recipe
+        self._amounts: dict[int, tuple[Any, Amounts]] = {}  # by id() of the handle, which the tuple keeps alive
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        """Return a handle as a plan does, and note how much it is of."""
+        """Return a handle of the artifact, and record its amounts."""
         handle = super().__call__(stage, *inputs, setting=setting, **changes)
-        amounts = self._of(stage, handle, inputs)
+        amounts = self._amounts_of(stage, handle, inputs)
         self._amounts[id(handle)] = (handle, amounts)
         if self.steps[-1].status != "exists":
-            self.estimate.steps.append(_step(self._cfg.config(stage, **changes), stage, inputs, amounts, setting))
+            self.estimate.steps.append(
+                _step(self._recipe_config.config(stage, **changes), stage, inputs, amounts, setting)
+            )
         return handle
 
-    def _of(self, stage: Stage, handle: Artifact, inputs: tuple[Any, ...]) -> Amounts:
+    def _amounts_of(self, stage: Stage, handle: Artifact, inputs: tuple[Any, ...]) -> Amounts:
         if isinstance(handle, Questions) and handle.id is not None and handle.store.exists(handle.id):
             return Amounts(questions=handle.record.rows["questions"], videos=handle.record.rows["videos"])
         for value in inputs:
             if stage.name == "sample_frames" and isinstance(value, VideoFiles):
-                return _frames(self._cfg.config_of(stage.name), value)
-        known = [self._amounts[id(value)][1] for value in inputs if id(value) in self._amounts]
-        return Amounts(*(max((getattr(each, name) for each in known), default=0) for name in Amounts._fields))
+                return _frames(self._recipe_config.config_of(stage.name), value)
+        of_inputs = [self._amounts[id(value)][1] for value in inputs if id(value) in self._amounts]
+        return Amounts(*map(max, zip(*of_inputs, strict=True))) if of_inputs else Amounts()
 
 
 def _frames(cfg: Any, files: VideoFiles) -> Amounts:
-    there = [video for video in files.videos if video.path is not None]
-    a_second = {"fixed_rate": cfg.frames_per_second, "every_second": 1.0}.get(cfg.sampling)
-    a_clip = cfg.frames if a_second is None else round(a_second * ASSUMED_SECONDS)
+    videos = [video for video in files.videos if video.path is not None]
+    rate = {"fixed_rate": cfg.frames_per_second, "every_second": 1.0}.get(cfg.sampling)
+    frames_per_clip = cfg.frames if rate is None else round(rate * ASSUMED_VIDEO_SECONDS)
     if cfg.sampling == "fixed_rate":
-        a_clip = min(a_clip, cfg.most_frames or a_clip)
-    return Amounts(0, len(there), sum(a_clip * len(video.clips) for video in there))
+        frames_per_clip = min(frames_per_clip, cfg.most_frames or frames_per_clip)
+    return Amounts(0, len(videos), sum(frames_per_clip * len(video.clips) for video in videos))
 
 
 def _step(cfg: Any, stage: Stage, inputs: tuple[Any, ...], amounts: Amounts, setting: str) -> StepEstimate:
@@ -116,8 +118,8 @@ def _step(cfg: Any, stage: Stage, inputs: tuple[Any, ...], amounts: Amounts, set
     rates: Mapping[str, Any] = measured_rates()["stages"].get(name, {})
     if name == "sample_frames":
         return StepEstimate(name, setting, amounts.frames, "frames", None, amounts.frames * cfg.size**2 * 3)
-    a_question = amounts.frames / max(amounts.videos, 1)
-    counts = {"frames": amounts.frames, "questions": amounts.questions, "pairs": round(amounts.questions * a_question)}
+    n_pairs = round(amounts.questions * (amounts.frames / max(amounts.videos, 1)))  # of a question and a frame
+    counts = {"frames": amounts.frames, "questions": amounts.questions, "pairs": n_pairs}
     unit = rates.get("unit", "questions")
     amount = counts[unit] * getattr(cfg, "epochs", 1)
     seconds = amount / rates["per_second"] if rates else None
@@ -126,38 +128,41 @@ def _step(cfg: Any, stage: Stage, inputs: tuple[Any, ...], amounts: Amounts, set
 
 
 def _frame_bytes(cfg: Any, stage: Stage, inputs: tuple[Any, ...]) -> int:
-    """Return the size of what is kept of a frame: the ViT's features, or the outputs of those Q-Formers that are inputs."""
-    q_formers = [each for name, each in zip(stage.inputs, inputs, strict=True) if name in stage.later_inputs and each]
+    """Return the stored bytes of a frame: the ViT's features, or the outputs of the Q-Formers among the inputs."""
+    n_q_formers = sum(
+        bool(value) for name, value in zip(stage.inputs, inputs, strict=True) if name in stage.later_inputs
+    )
     tokens, width = measured_rates()["tensor_shape"]
-    numbers = len(q_formers) * QUERIES * QUERY_WIDTH if q_formers else tokens * width
-    return int(numbers * (4 if cfg.stored_as == "float32" else 2))
+    n_values = n_q_formers * QUERIES * QUERY_WIDTH if n_q_formers else tokens * width
+    return int(n_values * (4 if cfg.stored_as == "float32" else 2))
 
 
 def recipe_findings(recipe: Recipe, run: RunContext, sources: Sources) -> tuple[list[Finding], RecipeEstimate | None]:
-    """Return what stands in a recipe's way here, and what it would take; None where its models were not measured.
+    """Return the problems of running a recipe on this machine, and its estimate; None if its models were not measured.
 
     Args:
-        sources: those that the store's memory stands in for, so that one missing thing does not hide the next.
+        sources: Sources that fall back on remembered digests, so that one missing file does not hide the next.
     """
     findings = [*_missing(recipe, sources)]
-    walked = Estimating(recipe, run)
-    steps = walked.walk(chain_of(recipe), sources)
-    why = dict.fromkeys(
+    dry_run = Estimating(recipe, run)
+    steps = dry_run.walk(chain_of(recipe), sources)
+    known = {finding.text for finding in findings}
+    reasons = dict.fromkeys(
         step.why for step in steps if step.status == "blocked" and not step.why.startswith("waits for ")
     )
-    findings += [Finding(OF_RECIPE, "problem", each) for each in why if each not in {known.text for known in findings}]
+    findings += [Finding(OF_RECIPE, "problem", reason) for reason in reasons if reason not in known]
     counts = {status: sum(step.status == status for step in steps) for status in ("exists", "build", "blocked")}
-    there = f"{counts['exists']} of {counted(len(steps), 'steps')} are in the store, {counts['build']} can be made"
-    findings.append(Finding(OF_RECIPE, "ok", f"{recipe.name}: {there}, {counts['blocked']} cannot yet"))
+    state = f"{counts['exists']} of {counted(len(steps), 'steps')} are in the store, {counts['build']} can be built"
+    findings.append(Finding(OF_RECIPE, "ok", f"{recipe.name}: {state}, {counts['blocked']} are blocked"))
     findings += _precision_findings(recipe, run)
     if recipe.chain.backbone == "trained":
         return [*findings, NO_ESTIMATE], None
-    findings += _room(walked.estimate, run)
-    return findings, walked.estimate
+    findings += _capacity_findings(dry_run.estimate, run)
+    return findings, dry_run.estimate
 
 
 def findings_without_world(recipe: Recipe, run: RunContext, sources: Sources) -> list[Finding]:
-    """Return the same of a recipe that brings its own videos and questions, which are rendered by its run and not for this."""
+    """Return the findings of a recipe that renders its own videos and questions, without rendering them."""
     rendered = Finding(
         OF_RECIPE, "ok", f"{recipe.name}: a run renders its own videos and questions first; no step is in the store"
     )
@@ -166,7 +171,7 @@ def findings_without_world(recipe: Recipe, run: RunContext, sources: Sources) ->
 
 
 def _missing(recipe: Recipe, sources: Sources, brings_data: bool = False) -> Iterator[Finding]:
-    """Everything that the recipe names and that is not here; what has no path comes first."""
+    """Yield a problem for everything that the recipe names and this machine lacks."""
     datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
     names = [] if brings_data else [(kind, name) for name in sorted(datasets) for kind in ("annotations", "videos")]
     names += [("scores", recipe.config_of("import_scores").scores)] * (scorer_of(recipe) == "imported")
@@ -187,22 +192,19 @@ def _missing(recipe: Recipe, sources: Sources, brings_data: bool = False) -> Ite
 def _precision_findings(recipe: Recipe, run: RunContext) -> Iterator[Finding]:
     low = [name for name, cfg in recipe.configs.items() if getattr(cfg, "precision", "float32") == "float16"]
     if low and run.torch_device() == "cpu" and "extract_features" in low:
-        text = "extract_features in float16 on a CPU: as good as never done"
+        text = "extract_features in float16 on a CPU takes practically forever"
         yield Finding(OF_RECIPE, "problem", text, "--precision float32")
     for precision in sorted({getattr(cfg, "precision", "float32") for cfg in recipe.configs.values()}):
         if problem := why_not_on(precision, run.torch_device()):
             yield Finding(OF_RECIPE, "problem", problem, "--precision auto")
 
 
-def _room(estimate: RecipeEstimate, run: RunContext) -> Iterator[Finding]:
+def _capacity_findings(estimate: RecipeEstimate, run: RunContext) -> Iterator[Finding]:
     root = run.store.root
-    here = next(folder for folder in (root, *root.parents) if folder.is_dir())
-    free = shutil.disk_usage(here).free
+    free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.is_dir())).free
     if estimate.disk_bytes:
         enough = free > estimate.disk_bytes
-        text = (
-            f"{human_size(estimate.disk_bytes)} of frames and features are to be written, {human_size(free)} are free"
-        )
+        text = f"{human_size(estimate.disk_bytes)} of frames and features to write, {human_size(free)} free"
         fix = "" if enough else "--store FOLDER on a larger disk, fewer sample_frames.frames, or `sevila cache gc`"
         yield Finding(OF_RECIPE, "ok" if enough else "problem", text, fix)
     if run.torch_device().startswith("cuda") and estimate.gpu_bytes:
@@ -210,23 +212,23 @@ def _room(estimate: RecipeEstimate, run: RunContext) -> Iterator[Finding]:
 
         total = torch.cuda.get_device_properties(run.torch_device()).total_memory
         enough = total > estimate.gpu_bytes
-        text = f"{human_size(estimate.gpu_bytes)} of GPU memory was the most a step took, {human_size(total)} are here"
+        text = f"{human_size(estimate.gpu_bytes)} of GPU memory for the largest step, {human_size(total)} available"
         fix = "" if enough else "--batch-tokens 4096, and a smaller micro_batch_size of trainings"
         yield Finding(OF_RECIPE, "ok" if enough else "problem", text, fix)
 
 
 def estimate_text(estimate: RecipeEstimate) -> str:
-    """Return the estimate for people."""
+    """Return the estimate as a table."""
     if not estimate.steps:
         return "everything is in the store"
-    rows = [["step", "which", "amount", f"on one {estimate.card}"]]
+    rows = [["step", "setting", "amount", f"on one {estimate.card}"]]
     for step in estimate.steps:
-        took = "not measured" if step.seconds is None else duration(step.seconds)
+        time = "not measured" if step.seconds is None else duration(step.seconds)
         if step.amount and (step.seconds is not None or step.disk_bytes):
-            rows.append([step.stage, step.setting, f"{step.amount:,} {step.unit}", took])
+            rows.append([step.stage, step.setting, f"{step.amount:,} {step.unit}", time])
     if len(rows) == 1:
-        return "no estimate: how many questions and frames there are is known once annotations and videos are here"
-    total = f"together {duration(estimate.seconds)} for what was measured ({measured_rates()['setting']})"
+        return "no estimate: it needs the annotations and videos, for the numbers of questions and frames"
+    total = f"total of the measured steps: {duration(estimate.seconds)} ({measured_rates()['setting']})"
     total += f"; {human_size(estimate.disk_bytes)} of disk" if estimate.disk_bytes else ""
     total += f"; {human_size(estimate.gpu_bytes)} of GPU memory at most" if estimate.gpu_bytes else ""
     return "\n".join([aligned(rows, n_left=2), "", total])

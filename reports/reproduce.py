@@ -1,6 +1,6 @@
-"""Rows of the paper's tables, run: from what the store holds, on whatever data and weights are on this machine.
+"""Run the rows of the paper's tables on the data and weights of this machine.
 
-Every row is the chain of a recipe with settings, of which only what its number needs is made; rows share all common work.
+Each row is the chain of a recipe with settings. Only the artifacts that its number needs are built, and rows share them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOT_RUN = "was not run"
 
 @dataclass(frozen=True)
 class Subject:
-    """What a row is measured on: a recipe by name or path, and a seed; `is_own`: none of the paper's data sets."""
+    """The recipe (name or path) and seed that a row is measured on; `is_own`: a data set that the paper does not use."""
 
     recipe: str
     seed: int | None = None
@@ -44,27 +44,27 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """Its recipe's name."""
+        """The name of the recipe."""
         return Path(self.recipe).stem
 
     @property
     def title(self) -> str:
-        """Its name for people."""
+        """The name with the seed, for display."""
         return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class RowRun:
-    """What came of a row on one subject: its numbers' artifacts, or why it has none.
+    """A row that was run on one subject: the artifacts of its numbers, or why it has none.
 
     Attributes:
-        metrics: of stage evaluate, or evaluate_moments.
-        localization: how well its keyframes hit the true moments; None where these are not known.
-        steps: everything behind `metrics`, in the chain's order.
-        missing: sources from outside that are not on this machine.
-        problem: why there is no number; empty where there is one.
-        run: how and where it ran.
-        splits: what its recipe reads.
+        metrics: Artifact of evaluate or evaluate_moments.
+        localization: Localization metrics of its keyframes; None if the true moments are not known.
+        steps: The steps that `metrics` depends on, in the chain's order.
+        missing: External sources that are not on this machine.
+        problem: The reason why there is no number; empty if there is one.
+        run: The context in which it ran.
+        splits: The splits that its recipe reads.
     """
 
     subject: Subject
@@ -78,21 +78,21 @@ class RowRun:
 
     @property
     def is_measured(self) -> bool:
-        """Whether it has a number."""
+        """Whether the run has a number."""
         return not self.problem
 
     @property
     def answers(self) -> Answers | None:
-        """The Answerer's answers behind the number; None where there are none."""
-        every = [step.artifact for step in self.steps if isinstance(step.artifact, Answers)]
-        return every[-1] if every else None
+        """The answers that the number is computed from; None if there are none."""
+        answers = [step.artifact for step in self.steps if isinstance(step.artifact, Answers)]
+        return answers[-1] if answers else None
 
 
 @dataclass
 class Reproduction:
-    """Runs rows: `request` says what is changed in every recipe, and where data and weights are.
+    """Runs rows; `request` holds the settings common to all recipes, and the places of data and weights.
 
-    Each row is run once a subject, however many tables it stands in; with `plan_only`, none that is not in the store.
+    A row that occurs in several tables runs once per subject. With `plan_only`, only rows in the store have numbers.
     """
 
     request: Request
@@ -101,21 +101,21 @@ class Reproduction:
     _runs: dict[tuple[Subject, PaperRow], RowRun] = field(default_factory=dict)
 
     def row_runs(self, table: PaperTable, subjects: Sequence[Subject]) -> list[list[RowRun]]:
-        """Return, for each row of a table, what came of it on each subject; none for a row that stands as published."""
+        """Return the runs of each row of a table, one per subject; none for an unavailable row."""
         return [[] if row.unavailable else [self.measure(row, subject) for subject in subjects] for row in table.rows]
 
     def measure(self, row: PaperRow, subject: Subject) -> RowRun:
-        """Return what comes of a row; what cannot be made here is said, and stops no other row."""
-        same = row.model_copy(update={"name": "", "published": ()})
-        if (subject, same) not in self._runs:
+        """Return the run of a row; an error becomes its problem and does not stop other rows."""
+        key = subject, row.model_copy(update={"name": "", "published": ()})
+        if key not in self._runs:
             try:
-                self._runs[subject, same] = self._measured_or_missing(row, subject)
+                self._runs[key] = self._measured_or_missing(row, subject)
             except SevilaError as error:
-                self._runs[subject, same] = RowRun(subject, problem=str(error))
-        return self._runs[subject, same]
+                self._runs[key] = RowRun(subject, problem=str(error))
+        return self._runs[key]
 
     def _measured_or_missing(self, row: PaperRow, subject: Subject) -> RowRun:
-        """Numbers are of what is here; where something is not, a plan says all that is missing."""
+        """Measure a row; if a source is missing, plan the row instead, which lists all that are missing."""
         if self.plan_only:
             return self._measure(row, subject)
         try:
@@ -127,7 +127,7 @@ class Reproduction:
     def _measure(self, row: PaperRow, subject: Subject) -> RowRun:
         places = self.request.places
         if brings_data(subject.recipe):
-            places = {kind: given for kind, given in places.items() if kind not in ("annotations", "videos")}
+            places = {kind: paths for kind, paths in places.items() if kind not in ("annotations", "videos")}
         request = replace(
             self.request,
             recipe=subject.recipe,
@@ -144,26 +144,26 @@ class Reproduction:
             walk = Deferred(recipe, run, Run(recipe, run, pin), _evaluated(row))
             with quiet(logging.ERROR):
                 metrics, localization = _walked(row, recipe, walk, sources)
-            missing = [value for each in (metrics, localization) if each for value in walk.missing(each)]
+            needed = [artifact for artifact in (metrics, localization) if artifact]
+            missing = [source for artifact in needed for source in walk.missing(artifact)]
             steps = walk.needed(metrics)
-            is_left = bool(walk.needed(metrics, only_left=True))
-            if missing or (self.plan_only and is_left):
-                problem = "; ".join(dict.fromkeys(value.problem for value in missing)) or NOT_RUN
+            if missing or (self.plan_only and walk.needed(metrics, only_left=True)):
+                problem = "; ".join(dict.fromkeys(source.problem for source in missing)) or NOT_RUN
                 return RowRun(subject, steps=steps, missing=missing, problem=problem, splits=splits_of(recipe))
             log.info("%s: %s", subject.title, row.name)
-            for number in filter(None, (metrics, localization)):
-                for step in walk.needed(number):  # what is reused is kept from housekeeping too
+            for artifact in needed:
+                for step in walk.needed(artifact):  # also those in the store, so that `cache gc` keeps them
                     pin(step.artifact.id, step.stage.name, step.setting)
-                walk.make(number)
+                walk.make(artifact)
         return RowRun(subject, metrics, localization, steps, run=run, splits=splits_of(recipe))
 
 
 def _settings(row: PaperRow, subject: Subject) -> list[str]:
-    own = [*row.settings, *(row.shapes if subject.is_own else row.of_paper)]
+    settings = [*row.settings, *(row.shapes if subject.is_own else row.of_paper)]
     if row.is_forward:
-        return ["chain.kind=forward", *own]
+        return ["chain.kind=forward", *settings]
     selectors = list(dict.fromkeys(filter(None, (row.tuned_on, row.keyframes))))
-    return ["chain.kind=full", f"chain.selectors={selectors}", *own]
+    return ["chain.kind=full", f"chain.selectors={selectors}", *settings]
 
 
 def _evaluated(row: PaperRow) -> dict[str, dict[str, Any]]:
@@ -174,16 +174,16 @@ def _evaluated(row: PaperRow) -> dict[str, dict[str, Any]]:
 
 
 def _walked(row: PaperRow, recipe: Recipe, walk: Deferred, sources: Sources) -> tuple[Artifact, Artifact | None]:
-    """Walk the row's chain; return the handles of its evaluation and of its keyframes' quality."""
+    """Walk the row's chain; return the handles of its metrics and of its localization metrics."""
     chain = chain_of(recipe)
     results = chain(recipe, walk, sources)
     if not isinstance(results, Results):
         return results, None
     last_round = recipe.chain.iterations if row.keyframes == "refined" else 0
     choice = Choice(row.keyframes, last_round)
-    if row.tuned_on:  # walked once more, with the Answerer of other keyframes
-        other = walk.step_of("finetune_answerer", Choice(row.tuned_on).name).artifact
-        walk.given["finetune_answerer", choice.name] = other
+    if row.tuned_on:  # walk again with the Answerer that was fine-tuned on other keyframes
+        answerer = walk.step_of("finetune_answerer", Choice(row.tuned_on).name).artifact
+        walk.given["finetune_answerer", choice.name] = answerer
         results = chain(recipe, walk, sources)
         assert isinstance(results, Results)
     setting = results.settings_by_cell()[choice.name, row.answered]

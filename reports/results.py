@@ -1,4 +1,4 @@
-"""The results of a full chain for people: one table of every setting, the pseudo-labels, and the course of each training."""
+"""The results of a full chain as text: a table of all settings, the pseudo-labels, and the course of each training."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ Cell = tuple[str, Column]
 
 
 def results_text(results: Results, with_ids: bool = True, table: Table = aligned) -> str:
-    """Return everything that a full chain found, for a terminal: the table, the artifacts behind it, and the trainings."""
+    """Return the results of a full chain for a terminal: the table, the artifacts of metrics, and the trainings."""
     ids = (
         f"metrics of each setting (`sevila compare A B` tests two of them):\n{_indented(table(metric_ids(results), 3))}"
     )
     lines = learned_lines(results) if with_ids else training_lines(results)
-    trainings = ["learned:\n" + _indented("\n".join(lines))] if lines else []
+    trainings = ["training:\n" + _indented("\n".join(lines))] if lines else []
     return "\n\n".join([results_table(results, table), *([ids] if with_ids else []), *trainings])
 
 
 def results_table(results: Results, table: Table = aligned) -> str:
-    """Return the table: a row for each choice of keyframes; accuracies with their 95 % intervals, and recall of true moments."""
+    """Return the table: a row for each choice of keyframes; accuracies with 95 % intervals, and recall of true moments."""
     settings = results.settings_by_cell()
     cells = {cell: _cell(value, settings.get(cell)) for cell, value in results.values.items()}
     return "\n".join([_heading(results), "", settings_table(results.rows(), cells, table)])
 
 
 def settings_table(rows: Sequence[str], cells: Mapping[Cell, str], table: Table = aligned) -> str:
-    """Return texts by row and column as a table of all columns that have any."""
+    """Return a table of texts by row and column, without empty columns."""
     columns = [column for column in get_args(Column) if any(column == other for _, other in cells)]
     lines = [[row, *(cells.get((row, column), "-") for column in columns)] for row in rows]
     return table([["keyframes", *columns], *lines])
 
 
 def metric_ids(results: Results) -> list[list[str]]:
-    """Return the cells of a table of every setting and its artifact of metrics, under a head, in the order of the results."""
+    """Return the cells of a table, with header, of all settings and the ids of their metrics, in the order of the results."""
     cells = results.settings_by_cell()
     order = [(row, column) for row in results.rows() for column in get_args(Column) if (row, column) in cells]
     return [["keyframes", "answered", "metrics"], *([*cell, str(cells[cell].metrics.id)] for cell in order)]
 
 
 def learned_lines(results: Results) -> list[str]:
-    """Return a line for each round's pseudo-labels and for each training."""
+    """Return a line for the pseudo-labels of each round and for each training."""
     labels = [f"pseudo-labels {labels.id}: {'; '.join(labels.text().splitlines())}" for labels in results.labels]
     return [*labels, *training_lines(results)]
 
 
 def training_lines(results: Results) -> list[str]:
-    """Return the course of each training that has a curve, a line each."""
+    """Return a line for each training that has a curve."""
     return [line for training in results.trainings if (line := training_line(training))]
 
 
 def training_line(training: TrainedWeights) -> str:
-    """Return the course of one training in a line, or "" where its artifact holds no curve.
+    """Return the course of one training in a line, or "" if its artifact holds no curve.
 
-    Single steps are noisy: a loss is the mean of the first, or last, tenth of them.
+    As single steps are noisy, a loss is the mean over the first, or last, tenth of the steps.
     """
     steps = sorted(training.weights.typed_rows("curves", TrainingStep))
     if not steps:
@@ -77,18 +77,18 @@ def training_line(training: TrainedWeights) -> str:
 
 
 def unanswered_text(results: Results) -> str:
-    """Return how many questions have no answer: one number, or several by row ("2; oracle 5"); "" where all have one.
+    """Return the number of unanswered questions, with differing rows apart ("2; oracle 5"); "" if all are answered.
 
-    Oracle keyframes leave questions without an answer that others do not: those with no sampled frame in a true moment.
+    Oracle keyframes leave more questions unanswered: those without a sampled frame in a true moment.
     """
-    of_row = {setting.row: setting.metrics.headline().n_unanswered for setting in results.settings}
-    least = min(of_row.values())
-    others = [f"{row} {of_row[row]}" for row in results.rows() if of_row[row] > least]
+    n_by_row = {setting.row: setting.metrics.headline().n_unanswered for setting in results.settings}
+    least = min(n_by_row.values())
+    others = [f"{row} {n_by_row[row]}" for row in results.rows() if n_by_row[row] > least]
     return "; ".join([str(least), *others]) if least or others else ""
 
 
 def headline_interval(row: AccuracyRow) -> tuple[float, float] | None:
-    """Return the 95 % interval by resampling, or Wilson's where too few videos support that."""
+    """Return the 95 % bootstrap interval, or Wilson's if there are too few videos for it; None if there is neither."""
     for low, high in (
         (row.bootstrap_low_percent, row.bootstrap_high_percent),
         (row.wilson_low_percent, row.wilson_high_percent),
@@ -99,7 +99,7 @@ def headline_interval(row: AccuracyRow) -> tuple[float, float] | None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return mean and sample standard deviation over seeds, with the smallest and the largest value; one value as it is."""
+    """Return the text of mean ± sample standard deviation over seeds (smallest - largest), or of a single value."""
     if len(values) == 1:
         return f"{values[0]:.1f}"
     return f"{mean(values):.1f} ± {stdev(values):.1f} ({min(values):.1f} - {max(values):.1f})"
@@ -114,12 +114,12 @@ def _heading(results: Results) -> str:
         f"{config['dataset']}{split}: {counted(row.n_questions, 'questions')}{unanswered}; "
         "accuracy in percent with its 95 % interval."
     ]
-    known = [setting.localization for setting in results.settings if setting.localization is not None]
-    if known:
-        n_known = keyframe_row(known[0]).n_questions
+    localizations = [setting.localization for setting in results.settings if setting.localization is not None]
+    if localizations:
+        n_known = keyframe_row(localizations[0]).n_questions
         lines.append(
-            f"moment recall: of the true moments, those with a keyframe inside; hit: of the {n_known} questions with known "
-            "moments, those with such a keyframe; in percent."
+            "moment recall: percentage of true moments that contain a keyframe; hit: percentage of the "
+            f"{n_known} questions with known moments that have such a keyframe."
         )
     return "\n".join(lines)
 

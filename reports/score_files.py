@@ -1,7 +1,7 @@
-"""Frames chosen from scores made elsewhere: AKS's two JSON lists, matched by position.
+"""Selection of frames from external scores: AKS's two JSON lists, matched by position.
 
-scores: [[0.1, 0.7, ...], ...]   one list a question, one score a candidate frame
-frames: [[0, 25, ...], ...]      the same frames' numbers in the video
+scores: [[0.1, 0.7, ...], ...]   one list per question, one score per candidate frame
+frames: [[0, 25, ...], ...]      the indices of these frames in the video
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from pipeline.selection.selector import Candidates
 def select_frames(
     scores: Path, frames: Path, selector: str, k: int, options: Mapping[str, Any] | None = None
 ) -> list[list[int]]:
-    """Return the numbers of at most `k` frames of each entry, ascending, in the order of the two files.
+    """Return the indices of at most `k` frames of each entry, ascending, in the order of the two files.
 
-    A seeded selector draws for each entry by its number.
+    A random selector is seeded for each entry by its number.
 
     Raises:
-        SevilaError: no such selector, or one that needs more than scores; k below 1; an option at fault.
-        SchemaError, MissingSourceError: as `read_score_lists`.
+        SevilaError: The selector is unknown, needs more than scores, or has an invalid option; or k is below 1.
+        SchemaError, MissingSourceError: As `read_score_lists`.
     """
     choose = selector_named(selector)
-    more = set(choose.needs) - {"n_frames", "scores", "rng"}
-    if more:
-        raise SevilaError(f"{selector} needs {' and '.join(sorted(more))} of the frames, and score files have none")
+    unavailable = set(choose.needs) - {"n_frames", "scores", "rng"}
+    if unavailable:
+        needs = " and ".join(sorted(unavailable))
+        raise SevilaError(f"{selector} needs {needs} of the frames, which score files do not contain")
     checked = choose.options_from(options or {})
     if k < 1:
-        raise SevilaError(f"k is {k}; at least 1 frame was wanted")
+        raise SevilaError(f"k is {k}; expected at least 1 frame")
     chosen = []
     for number, scored in enumerate(read_score_lists(scores, frames)):
         candidates = Candidates.of(scores=scored.values, question_id=str(number))

@@ -1,4 +1,4 @@
-"""A full chain's results over several seeds as a Markdown report: mean and spread, claims counted, where each number is from."""
+"""A full chain's results over several seeds as a Markdown report: means and spreads, claims, and the artifacts behind them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reports.results import Cell, learned_lines, metric_ids, settings_table, spr
 
 @dataclass(frozen=True)
 class SeedRun:
-    """One run of the chain; `wall_seconds` is what this call took, with what the store already held reused."""
+    """One run of the chain; `wall_seconds` is the time of this call, which reuses stored artifacts."""
 
     seed: int
     results: Results
@@ -31,7 +31,7 @@ class SeedRun:
 
 
 def seed_report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
-    """Return the report of one recipe's runs; `command` is what was typed to make it."""
+    """Return the report of one recipe's runs; `command` is the command line that wrote it."""
     seeds = ", ".join(str(run.seed) for run in runs)
     values = [run.results.values for run in runs]
     rows = _rows(runs)
@@ -40,11 +40,11 @@ def seed_report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
         unit += ": mean ± sample standard deviation (smallest - largest) over seeds"
     parts = [
         f"# Results of recipe {code(recipe.name)}, seed{'s' if len(runs) > 1 else ''} {seeds}",
-        _how(runs, command),
-        f"## Every setting\n\n{_asked(runs)} {unit}.",
+        _provenance(runs, command),
+        f"## All settings\n\n{_questions_text(runs)} {unit}.",
         settings_table(rows, {cell: spread(numbers) for cell, numbers in _by_cell(values).items()}, markdown),
         _seed_tables(rows, runs),
-        f"## What follows\n\n{HOW_TO_READ_CLAIMS}",
+        f"## The paper's claims\n\n{HOW_TO_READ_CLAIMS}",
         "\n".join(f"- {claim}" for claim in claims(runs)),
         f"## By type of question\n\nZero-shot accuracy in percent, mean over seeds.\n\n{_types(rows, runs)}",
         f"## Pseudo-labels and trainings\n\n{_learned(runs)}",
@@ -54,13 +54,13 @@ def seed_report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
 
 
 HOW_TO_READ_CLAIMS = (
-    "Counted from the numbers above; a difference is the mean over seeds (smallest to largest), in points. `sure` counts the "
-    "seeds whose paired 95 % interval, by resampling the videos of the evaluated split, lies above 0."
+    "Counted from the numbers above; a difference is the mean over seeds (smallest to largest), in points. A claim holds "
+    "significantly in a seed whose paired 95 % interval, by resampling the videos of the evaluated split, lies above 0."
 )
 
 
 def claims(runs: Sequence[SeedRun]) -> list[str]:
-    """Return a sentence for each order that the paper found, with how far it holds here."""
+    """Return a sentence for each ordering of the paper: in how many seeds it holds here."""
     sentences = []
     for column in ("zero-shot", "fine-tuned", "moment recall"):
         what = {"moment recall": "True moments with a keyframe inside"}.get(column, f"{column.capitalize()} accuracy")
@@ -83,32 +83,32 @@ def _rows(runs: Sequence[SeedRun]) -> list[str]:
 
 
 def _ordered(runs: Sequence[SeedRun], column: Column) -> list[str]:
-    """The rows that have a number in this column, from the one the paper found worst to the best."""
+    """Return the rows with a number in this column, in the paper's order from worst to best."""
     rows = [row for row in _rows(runs) if row != "random"]  # the paper orders uniform, not random, frames
     return [row for row in rows if all((row, column) in run.results.values for run in runs)]
 
 
 def _claim(runs: Sequence[SeedRun], what: str, order: str, worse: Cell, better: Cell) -> str:
     values = [run.results.values for run in runs]
-    if not all(worse in of_seed and better in of_seed for of_seed in values):
+    if not all(worse in seed_values and better in seed_values for seed_values in values):
         return ""
-    cells = [run.results.settings_by_cell() for run in runs]
-    are_accuracies = all(worse in of_seed and better in of_seed for of_seed in cells)
+    settings = [run.results.settings_by_cell() for run in runs]
+    are_accuracies = all(worse in by_cell and better in by_cell for by_cell in settings)
     if are_accuracies:
-        differences = [paired_difference(of_seed[worse].metrics, of_seed[better].metrics) for of_seed in cells]
+        differences = [paired_difference(by_cell[worse].metrics, by_cell[better].metrics) for by_cell in settings]
     else:
-        differences = [Estimate(of_seed[better] - of_seed[worse]) for of_seed in values]
-    n_held, n_sure = tally(differences)
+        differences = [Estimate(seed_values[better] - seed_values[worse]) for seed_values in values]
+    n_held, n_significant = tally(differences)
     verdict = "holds" if n_held == len(runs) else "does not hold" if n_held == 0 else "holds in some seeds only"
     seeds = f"{n_held} of {len(runs)} seed{'s' if len(runs) > 1 else ''}"
-    sure = f", sure in {n_sure}" if are_accuracies else ""
-    return f"{what}: {order}: **{verdict}**, in {seeds}{sure}; {span(differences)}"
+    significant = f", significantly in {n_significant}" if are_accuracies else ""
+    return f"{what}: {order}: **{verdict}**, in {seeds}{significant}; {span(differences)}"
 
 
 def _by_cell(values: Iterable[Mapping[Cell, float]]) -> dict[Cell, list[float]]:
     numbers: dict[Cell, list[float]] = {}
-    for of_seed in values:
-        for cell, value in of_seed.items():
+    for seed_values in values:
+        for cell, value in seed_values.items():
             numbers.setdefault(cell, []).append(value)
     return numbers
 
@@ -127,21 +127,21 @@ def _by_seed(runs: Sequence[SeedRun], texts: Sequence[str]) -> str:
     return "\n\n".join(f"Seed {run.seed}:\n\n{text}" for run, text in zip(runs, texts, strict=True) if text)
 
 
-def _asked(runs: Sequence[SeedRun]) -> str:
+def _questions_text(runs: Sequence[SeedRun]) -> str:
     config = runs[0].results.questions.record.config
     rows = [run.results.settings[0].metrics.headline() for run in runs]
     split = f", split {code(config['split'])}" if config["split"] else ""
-    message = (
-        f"{code(config['dataset'])}{split}: {_each(row.n_questions for row in rows)} questions with a known answer"
-    )
+    n_questions = _by_seed_or_common(row.n_questions for row in rows)
+    message = f"{code(config['dataset'])}{split}: {n_questions} questions with a known answer"
     unanswered = [unanswered_text(run.results) for run in runs]
     if any(unanswered):
-        message += f", {_each(text or '0' for text in unanswered)} of them unanswered, which counts as wrong"
+        n_unanswered = _by_seed_or_common(text or "0" for text in unanswered)
+        message += f", {n_unanswered} of them unanswered, which counts as wrong"
     return f"{message}."
 
 
-def _each(counts: Iterable[int | str]) -> str:
-    """Return a count per seed, or the one that is every seed's."""
+def _by_seed_or_common(counts: Iterable[int | str]) -> str:
+    """Return a count per seed, or a single one if they are equal."""
     texts = [str(count) for count in counts]
     return texts[0] if len(set(texts)) == 1 else ", ".join(texts)
 
@@ -173,19 +173,19 @@ def _learned(runs: Sequence[SeedRun]) -> str:
     return _by_seed(runs, texts) or "Nothing was trained."
 
 
-def _how(runs: Sequence[SeedRun], command: str) -> str:
-    """The command, when and on what it ran, and how long the stages took."""
+def _provenance(runs: Sequence[SeedRun], command: str) -> str:
+    """Return the command, date, machine, libraries and code revision of a report, and the seconds of its stages."""
     records = {artifact.record.id: artifact.record for run in runs for artifact in run.artifacts}.values()
     versions = sorted({f"{name} {version}" for record in records for name, version in record.libraries.items()})
     devices = sorted({record.device for record in records})
     revisions = sorted({record.git_revision for record in records if record.git_revision})
-    lines = [f"- wrote this on {datetime.now(UTC):%Y-%m-%d}"]
+    lines = [f"- written on {datetime.now(UTC):%Y-%m-%d}"]
     for run in runs:
-        ids = {artifact.record.id: artifact.record for artifact in run.artifacts}.values()
-        seconds = sum(record.seconds for record in ids)
+        own_records = {artifact.record.id: artifact.record for artifact in run.artifacts}.values()
+        seconds = sum(record.seconds for record in own_records)
         lines.append(
             f"- seed {run.seed}: {seconds:.0f} s of stages, by their records; {run.wall_seconds:.0f} s in this call, "
-            "which reuses what the store holds"
+            "which reuses stored artifacts"
         )
     lines += [f"- on {_processor()}, {os.cpu_count()} cores; stages ran on {escaped(', '.join(devices))}"]
     lines += [f"- {escaped(', '.join(versions))}"]
@@ -194,7 +194,7 @@ def _how(runs: Sequence[SeedRun], command: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name; Linux has it in a file only."""
+    """Return the name of the processor, on Linux from /proc/cpuinfo."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

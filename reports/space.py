@@ -1,4 +1,4 @@
-"""The space that a store takes, by stage and by pool space, and the items that housekeeping removes."""
+"""The disk space of a store, by stage and by pool space, and the items that `cache gc` removes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.text_table import human_size
 
 @dataclass
 class Share:
-    """So many things of one sort and what they take; of parts of the pool, also those that an artifact here points into."""
+    """Number and size of items of one kind; for parts of the pool, also of those that artifacts of this store refer to."""
 
     count: int = 0
     size_bytes: int = 0
@@ -28,9 +28,9 @@ class Share:
 
 @dataclass
 class Usage:
-    """Sizes in bytes, of the store's own root only; `other_bytes` are worlds of demos, notes, locks and left-overs.
+    """Sizes in bytes, of the main store only; `other_bytes` are demo worlds, notes, locks and left-overs.
 
-    `freed_bytes` is what housekeeping would free as it is; None where that is not known, for the reason in `problem`.
+    `freed_bytes` is what `cache gc` would free; None if it is not known, with the reason in `problem`.
     """
 
     stages: dict[str, Share] = field(default_factory=dict)
@@ -44,13 +44,13 @@ class Usage:
 
 
 def usage(store: Store) -> Usage:
-    """Return what takes the space of a store."""
+    """Return the disk usage of a store."""
     result = Usage(total_bytes=size_of(store.root))
     used: set[tuple[str, str, str]] = set()
     for id, folder in folders_in(store.root / "artifacts").items():
         _count(result.stages.setdefault(stage_of(id), Share()), size_of(folder))
         record = readable(store.root, id)
-        with suppress(CorruptArtifactError, SchemaError):  # housekeeping says so
+        with suppress(CorruptArtifactError, SchemaError):  # `survey` reports damaged artifacts
             used |= references(store, record) if record is not None else set()
     for held in every_key(store.root):
         share = result.pool.setdefault(held.space, Share())
@@ -76,12 +76,12 @@ def usage_text(usage: Usage) -> str:
     """Return the sizes for a terminal."""
     lines = [_line(share.size_bytes, stage, _artifacts(share)) for stage, share in sorted(usage.stages.items())]
     for space, share in sorted(usage.pool.items()):
-        text = f"{share.count} parts, of which artifacts here use {share.n_referenced} ({human_size(share.referenced_bytes)})"
+        text = f"{share.count} parts, {share.n_referenced} used by artifacts ({human_size(share.referenced_bytes)})"
         lines.append(_line(share.size_bytes, f"pool {space}", text))
     for name, share in (("unfinished", usage.unfinished), ("set aside", usage.set_aside)):
         if share.count:
             lines.append(_line(share.size_bytes, name, _artifacts(share)))
-    lines += [_line(usage.other_bytes, "other", "notes, locks, worlds of demos"), _line(usage.total_bytes, "total", "")]
+    lines += [_line(usage.other_bytes, "other", "notes, locks, demo worlds"), _line(usage.total_bytes, "total", "")]
     freed = (
         usage.problem if usage.freed_bytes is None else f"`sevila cache gc` would free {human_size(usage.freed_bytes)}"
     )
@@ -102,9 +102,9 @@ def _count(share: Share, size_bytes: int) -> None:
 
 
 def survey_text(surveyed: Survey, deleted: bool = False) -> str:
-    """Return what goes by stage, and what stays and why, for a terminal."""
+    """Return the items to remove by stage, and the kept ones by reason, for a terminal."""
     hint = "" if deleted or not surveyed.goes else " (--delete removes it)"
-    lines = [f"{'removed' if deleted else 'would go'}: {human_size(surveyed.size_bytes)}{hint}"]
+    lines = [f"{'removed' if deleted else 'to remove'}: {human_size(surveyed.size_bytes)}{hint}"]
     groups: dict[tuple[str, str], list[Item]] = {}
     for item in surveyed.goes:
         groups.setdefault((item.kind, item.stage), []).append(item)
@@ -115,6 +115,6 @@ def survey_text(surveyed: Survey, deleted: bool = False) -> str:
         )
         if kind in WHOLE_FOLDERS:
             lines += [f"             {item.name}" for item in items]
-    lines.append(f"{'kept' if deleted else 'would stay'}: {counted(len(surveyed.kept), 'artifacts')}")
+    lines.append(f"{'kept' if deleted else 'to keep'}: {counted(len(surveyed.kept), 'artifacts')}")
     lines += [f"  {count:9}  {why}" for why, count in Counter(surveyed.kept.values()).most_common()]
     return printable_lines(lines)

@@ -1,4 +1,4 @@
-"""The summary of a finished chain: the artifact of every step, what failed and why, and the accuracy."""
+"""The summary of a finished chain: the artifact of every step, failures with their reasons, and the accuracy."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from stages.sample_frames import Frames
 FAILURES_SHOWN = 10
 ANSWERS_SHOWN = 3
 SETTINGS_SHOWN = 3
-MOST_CHARACTERS, MOST_OF_NAME = 400, 120  # of one answer or failure, and of the name of its video
+MAX_CHARACTERS, MAX_NAME_CHARACTERS = 400, 120  # of one answer or failure, and of the name of its video
 
 
 def summary(
     artifacts: Sequence[Artifact], results: Artifact | Results, with_ids: bool = True, table: Table = aligned
 ) -> str:
-    """Return the text that ends a run; `results` is what its chain returned, `with_ids` lists every artifact."""
+    """Return the text printed after a run; `results` is the return value of its chain, `with_ids` lists every artifact."""
     ids = [f"  {artifact.record.stage:21} {artifact.id}" for artifact in artifacts]
     parts = ["artifacts:", *ids] if with_ids else []
     for artifact in artifacts:
         what, lines = _failures(artifact)
         parts += ["", f"{what}:", *(f"  {line}" for line in lines)] if lines else []
         if isinstance(results, Results):
-            continue  # dozens of answers and metrics: one table says it
+            continue  # one table covers dozens of answers and metrics
         if isinstance(artifact, Answers) and (shown := _first_answers(artifact)):
             parts += ["", f"first answers (all: `sevila answers {artifact.id}`):", *(f"  {line}" for line in shown)]
         if isinstance(artifact, LocalizationMetrics):
@@ -54,7 +54,7 @@ def summary(
 def summary_content(
     artifacts: Sequence[Artifact], settings: Sequence[str], results: Artifact | Results
 ) -> dict[str, Any]:
-    """Return every step with its artifact, and what the chain returned, as JSON values; `settings` as `summary_markdown`."""
+    """Return every step with its artifact, and the chain's results, as JSON values; `settings` as in `summary_markdown`."""
     steps = [
         {"stage": artifact.record.stage, "which": which, "id": artifact.id, "failed": dict(artifact.record.dropped)}
         for artifact, which in zip(artifacts, settings, strict=True)
@@ -79,13 +79,13 @@ def _results_content(results: Artifact | Results) -> Any:
 def summary_markdown(
     steps: Sequence[Artifact], settings: Sequence[str], results: Artifact | Results | None = None, examples: str = ""
 ) -> str:
-    """Return the same as a page in Markdown, to be put below a heading.
+    """Return the summary as Markdown without a title.
 
     Args:
-        steps: the artifacts of the steps, in their order.
-        settings: which of the chain's steps each of `steps` is.
-        results: what the chain returned; None: one stage was run, so that everything made is what was asked for.
-        examples: Markdown to be put below the figures.
+        steps: The artifacts of the steps, in their order.
+        settings: The name of the setting of each of `steps`.
+        results: The return value of the chain; None if a single stage was run, whose artifacts are then the results.
+        examples: Markdown to insert below the figures.
     """
     artifacts = {artifact.record.id: artifact for artifact in steps}.values()
     which = _which(steps, settings)
@@ -96,8 +96,8 @@ def summary_markdown(
         parts = [text for artifact in metrics_first for text in _figures(artifact, which[artifact.record.id])]
     parts += [examples] if examples else []
     failures = [f"{escaped(what)}:\n\n{_code(lines)}" for what, lines in map(_failures, artifacts) if lines]
-    parts += ["## What failed", *failures] if failures else []
-    parts += ["## Every step", _steps(list(artifacts), which), "## What next", _next(list(artifacts), results)]
+    parts += ["## Failures", *failures] if failures else []
+    parts += ["## All steps", _steps(list(artifacts), which), "## Next commands", _next(list(artifacts), results)]
     return "\n\n".join(parts)
 
 
@@ -106,14 +106,14 @@ def _results(results: Results) -> list[str]:
     return [
         "## Metrics",
         results_table(results, markdown),
-        *(["## What was learned", "\n".join(f"- {escaped(line)}" for line in lines)] if lines else []),
+        *(["## Training", "\n".join(f"- {escaped(line)}" for line in lines)] if lines else []),
         "## Metrics of each setting",
         markdown(metric_ids(results), n_left=3),
     ]
 
 
 def _figures(artifact: Artifact, which: str) -> list[str]:
-    """Return the figures of one artifact beside its counts, as paragraphs."""
+    """Return the figures of one artifact as paragraphs; none for most stages."""
     parts: list[str] = []
     if isinstance(artifact, (Metrics, MomentMetrics, LocalizationMetrics)):
         what = "Keyframes and true moments" if isinstance(artifact, LocalizationMetrics) else "Metrics"
@@ -130,7 +130,7 @@ def _figures(artifact: Artifact, which: str) -> list[str]:
 
 
 def _which(steps: Sequence[Artifact], settings: Sequence[str]) -> dict[str, str]:
-    """Return by artifact which of the chain's steps it is; some are several."""
+    """Return the settings of each artifact as text; an artifact may have several."""
     settings_of: dict[str, list[str]] = {}
     for artifact, setting in zip(steps, settings, strict=True):
         known = settings_of.setdefault(artifact.record.id, [])
@@ -149,11 +149,11 @@ def _steps(artifacts: Sequence[Artifact], which: Mapping[str, str]) -> str:
         counts += [f"**{count} {escaped(reason)}**" for reason, count in record.dropped.items()]
         finished = record.finished[:16].replace("T", " ")
         lines.append([code(record.id), which[record.id], Markup(", ".join(counts)), finished])
-    return markdown([["artifact", "which", "holds", "made (UTC)"], *lines], n_left=4)
+    return markdown([["artifact", "setting", "content", "finished (UTC)"], *lines], n_left=4)
 
 
 def _next(artifacts: Sequence[Artifact], results: Artifact | Results | None) -> str:
-    """Return commands to look further, ready to paste."""
+    """Return commands for a closer look, ready to paste."""
     lines = [f"export SEVILA_STORE={artifacts[0].store.root.absolute()}"]
     if isinstance(results, Results) and len(results.settings) > 1:
         a, b = results.settings[0].metrics.id, results.settings[-1].metrics.id
@@ -165,7 +165,7 @@ def _next(artifacts: Sequence[Artifact], results: Artifact | Results | None) -> 
 
 
 def _code(lines: Sequence[str], language: str = "") -> str:
-    """Lines as they are: names and texts of other people's data are no Markdown."""
+    """Return lines as a Markdown code block, so that texts of data sets are not read as Markdown."""
     fence = "`" * max(3, *(1 + line.count("`") for line in lines))
     return "\n".join([fence + language, *lines, fence])
 
@@ -176,7 +176,7 @@ def _first_answers(answers: Answers) -> list[str]:
 
 
 def _failures(artifact: Artifact) -> tuple[str, list[str]]:
-    """Return what could not be used and how much of it, and the first of it with the reasons: no lines, if there is none."""
+    """Return a heading with the number of failed rows, and lines with the first of them and their reasons; no lines without."""
     what, lines = "", []
     if isinstance(artifact, Questions):
         lines = [f"{row.file} line {row.line}: {row.reason}" for row in artifact.typed_rows("rejected", Rejected)]
@@ -184,7 +184,7 @@ def _failures(artifact: Artifact) -> tuple[str, list[str]]:
     if isinstance(artifact, Frames):
         videos = artifact.videos()
         failed = [video for video in videos if video.status != "ok"]
-        lines = [f"{cut_in_the_middle(video.video_id, MOST_OF_NAME)}: {video.reason}" for video in failed]
+        lines = [f"{cut_in_the_middle(video.video_id, MAX_NAME_CHARACTERS)}: {video.reason}" for video in failed]
         reasons = Counter(video.reason.code for video in failed)
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         what = f"{len(lines):,} of {counted(len(videos), 'videos')} failed ({counts})"
@@ -193,4 +193,4 @@ def _failures(artifact: Artifact) -> tuple[str, list[str]]:
 
 
 def _line(text: str) -> str:
-    return cut_in_the_middle(printable(text), MOST_CHARACTERS)
+    return cut_in_the_middle(printable(text), MAX_CHARACTERS)

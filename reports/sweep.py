@@ -1,7 +1,7 @@
-"""A grid of ways to choose keyframes over one recipe, on the same questions: selectors, numbers, scorers, answerers.
+"""Run a grid of selectors, numbers of keyframes, scorers and answerers over one recipe, on the same questions.
 
-Cells share all common work through the store: frames, features and scores are made once, and a cell that the store holds is
-read. Each is then held against uniform frames of the same number and answerer by a paired test.
+Cells share frames, features and scores through the store, and completed cells are read from it. Each cell is compared with
+uniform frames of the same number and answerer by a paired test.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from stages.select_keyframes import Keyframes
 log = logging.getLogger("sevila")
 
 ANSWERING = ("answer_questions", "answer_with_vlm")
-OF_A_CELL = ("select_keyframes", *ANSWERING, "evaluate", "evaluate_localization")
+CELL_STAGES = ("select_keyframes", *ANSWERING, "evaluate", "evaluate_localization")
 
 
 @dataclass(frozen=True)
 class CellRun:
-    """What came of a cell: its metrics, or why it has none.
+    """A cell that was run: its metrics, or the problem why it has none.
 
     Attributes:
-        recall_percent: of the true moments, those with a keyframe inside; None where these are not known.
-        against_uniform: the paired rows (uniform is A), the headline and each group; none of uniform frames themselves.
+        recall_percent: Percentage of true moments that contain a keyframe; None if the moments are not known.
+        against_uniform: Paired rows (A is uniform) for the headline and each group; empty for uniform frames.
     """
 
     cell: Cell
@@ -50,30 +50,29 @@ class CellRun:
 
 
 def requests_of(request: Request, grid: Grid) -> dict[Cell, Request]:
-    """Return what each cell asks for.
+    """Return the request of each cell.
 
     Raises:
-        RecipeError: a selector, a scorer, an answerer or a key that there is not; a place of a name that no cell has.
+        RecipeError: A selector, scorer, answerer or key is unknown, or a place has a name that no cell uses.
     """
-    own = load(request.recipe, STAGES, request.settings, request.seed).config_of("select_keyframes").chosen_by.name
-    # Places of the weights or files of one scorer or answerer are of no use to the cells of the others.
-    of_cells = {
-        cell: replace(request, settings=[*request.settings, *cell.settings_over(own)], shared=True)
+    recipe = load(request.recipe, STAGES, request.settings, request.seed)
+    selector = recipe.config_of("select_keyframes").chosen_by.name
+    # Places of one scorer or answerer are unused in the cells of the others, hence `shared`; names are checked below.
+    requests = {
+        cell: replace(request, settings=[*request.settings, *cell.settings_over(selector)], shared=True)
         for cell in grid.cells()
     }
-    recipes = [
-        load(each.recipe, STAGES, each.settings, each.seed) for cell, each in of_cells.items() if cell.k == grid.ks[0]
-    ]
     if not request.shared:
-        check_names(recipes, request.places)
-    return of_cells
+        settings = [cell_request.settings for cell, cell_request in requests.items() if cell.k == grid.ks[0]]
+        check_names([load(request.recipe, STAGES, keys, request.seed) for keys in settings], request.places)
+    return requests
 
 
 def run_sweep(requests: Mapping[Cell, Request], run: RunContext, pin: PinStep) -> Iterator[CellRun]:
-    """Yield what comes of each cell as it is done; a cell that cannot be, and says why, stops no other.
+    """Yield each cell after it was run; a cell that fails does not stop the others.
 
     Raises:
-        SevilaError: no uniform frames can be answered from, so that there is nothing to compare with; or something is not here.
+        SevilaError: All cells of uniform frames fail, so that there is nothing to compare with; or a source is missing.
     """
     first_equal: dict[str, Keyframes] = {}
     uniform: dict[Cell, Metrics] = {}
@@ -87,7 +86,7 @@ def run_sweep(requests: Mapping[Cell, Request], run: RunContext, pin: PinStep) -
         try:
             try:
                 metrics, recall = _run_cell(request, run, _named_after(cell, pin), first_equal)
-            except InputChangedError:  # keyframes of another cell, which this one does not make again
+            except InputChangedError:  # the shared keyframes of another cell have changed: use this cell's own
                 first_equal.clear()
                 metrics, recall = _run_cell(request, run, _named_after(cell, pin), first_equal)
         except MachineError:
@@ -108,16 +107,16 @@ def run_sweep(requests: Mapping[Cell, Request], run: RunContext, pin: PinStep) -
 
 
 def _named_after(cell: Cell, pin: PinStep) -> PinStep:
-    """Return what pins the steps of a cell; those that it does not share with others have its name, by which reports know it."""
+    """Return a function that pins the steps of a cell, those of `CELL_STAGES` under its name, by which reports identify it."""
 
     def pin_step(id: str | None, stage: str, setting: str) -> None:
-        pin(id, stage, cell.name if stage in OF_A_CELL else setting)
+        pin(id, stage, cell.name if stage in CELL_STAGES else setting)
 
     return pin_step
 
 
 def _answering_once(step: Step, first_equal: dict[str, Keyframes]) -> Step:
-    """Return a step that answers from equal keyframes once, whichever selectors chose them: from the first cell's artifact."""
+    """Return a step that replaces keyframes by the first artifact with the same frames, so that they are answered only once."""
 
     def answer(stage: Stage[Produced], /, *inputs: Any, setting: str = "", **changes: Any) -> Produced:
         if stage.name in ANSWERING:
@@ -137,6 +136,6 @@ def _run_cell(
     steps = Run(recipe, run, pin)
     metrics = forward(recipe, _answering_once(steps, first_equal), sources)
     if not isinstance(metrics, Metrics):
-        raise RecipeError(f"recipe {recipe.name!r} asks for moments; one whose questions have options was wanted")
-    quality = [artifact for artifact in steps.artifacts if isinstance(artifact, LocalizationMetrics)]
-    return metrics, keyframe_row(quality[-1]).moment_recall_percent if quality else None
+        raise RecipeError(f"recipe {recipe.name!r} retrieves moments; expected one whose questions have options")
+    localizations = [artifact for artifact in steps.artifacts if isinstance(artifact, LocalizationMetrics)]
+    return metrics, keyframe_row(localizations[-1]).moment_recall_percent if localizations else None

@@ -1,7 +1,7 @@
-"""The grid of a sweep: ways to choose keyframes, scorers and answerers as they are typed, and what each cell sets in a recipe.
+"""The grid of a sweep: parse selectors, scorers and answerers, and return the settings of each cell.
 
-A scorer or answerer is `KIND`, as the recipe has it, or `KIND=NAME`, of these weights, files or this model of a server; behind it
-may stand keys of its own, after commas: `clip=google/siglip-base-patch16-224,score_by_similarity.template=A frame. {question}`.
+A scorer or answerer is `KIND`, as configured in the recipe, or `KIND=NAME`, with the name of weights, files or a served model.
+Config keys may follow after commas: `clip=google/siglip-base-patch16-224,score_by_similarity.template=A frame. {question}`.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from stages.score_frames import FrameScores
 from stages.select_keyframes import TOP_K
 
 UNIFORM = "uniform"
-ANY = ""  # scorer of a selector that looks at no score; answerer that the recipe names
-A_KEY = re.compile(r",(?=\s*\w+\.\w+\s*=)")  # so that a value may hold commas
+ANY = ""  # the scorer of a selector that needs no scores; the answerer of the recipe
+KEY_SEPARATOR = re.compile(r",(?=\s*\w+\.\w+\s*=)")  # values may contain other commas
 
-# The sections that are of an answerer alone, as of a scorer in `SCORER_STAGES`; the first has the key for what it is made of.
+# The config sections of an answerer, like those of a scorer in `SCORER_STAGES`; the first has the key of its weights or model.
 ANSWERERS = {
     "sevila": ("init_answerer", "answer_questions"),
     "vlm": ("answer_with_vlm",),
     "served": ("answer_with_vlm",),
 }
-NAME_KEYS = {"imported": "scores", "served": "served"}  # of the others: weights
+NAME_KEYS = {"imported": "scores", "served": "served"}  # config key of NAME; `weights` for other kinds
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is swept over; scorers and answerers as the module says."""
+    """The values of a sweep; scorers and answerers as in the module's docstring."""
 
     selectors: Sequence[str]
     ks: Sequence[int]
@@ -44,10 +44,10 @@ class Grid:
     answerers: Sequence[str] = (ANY,)
 
     def cells(self) -> list[Cell]:
-        """Return every cell once, uniform frames of each number first; what looks at no score has no scorer.
+        """Return the distinct cells, those of uniform frames first; a selector that needs no scores has no scorer.
 
         Raises:
-            RecipeError: a selector that there is not.
+            RecipeError: A selector is unknown.
         """
         cells = []
         for selector in dict.fromkeys((UNIFORM, *self.selectors)):
@@ -57,13 +57,14 @@ class Grid:
                     f"no selector {selector!r}{did_you_mean(selector, known)}; there are: {', '.join(known)}"
                 )
             scorers = self.scorers if "scores" in selector_named(selector).needs else (ANY,)
-            cells += [Cell(selector, k, *rest) for rest in product(scorers, self.answerers) for k in self.ks]
+            pairs = product(scorers, self.answerers)
+            cells += [Cell(selector, k, scorer, answerer) for scorer, answerer in pairs for k in self.ks]
         return list(dict.fromkeys(cells))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One way to choose keyframes and to answer from them."""
+    """One combination of selector, number of keyframes, scorer and answerer."""
 
     selector: str
     k: int
@@ -71,12 +72,12 @@ class Cell:
     answerer: str
 
     def settings_over(self, selector: str) -> list[str]:
-        """Return the keys that make this cell of a recipe with that selector, whose options no other one has.
+        """Return the settings of this cell for a recipe with `selector`, whose options are reset if the cell has another.
 
         Raises:
-            RecipeError: a scorer or answerer is none, or has a key of something else.
+            RecipeError: A scorer or answerer is unknown, or has a key of another section.
         """
-        # A recipe may name a selector of its own, which goes with no other method.
+        # Reset the recipe's selector, which may not be valid with another method.
         keyframes = [f"select_keyframes.method={self.selector}", f"select_keyframes.selector={TOP_K}"]
         if self.scorer:
             keyframes = ["select_keyframes.method=localizer", f"select_keyframes.selector={self.selector}"]
@@ -87,12 +88,12 @@ class Cell:
 
     @property
     def baseline(self) -> Cell:
-        """Uniform frames of the same number, answered by the same."""
+        """The cell of uniform frames with the same number of keyframes and the same answerer."""
         return replace(self, selector=UNIFORM, scorer=ANY)
 
     @property
     def name(self) -> str:
-        """The cell for people: `aks by localizer, k = 8`."""
+        """The display name of the cell: `aks by localizer, k = 8`."""
         by = f" by {self.scorer}" if self.scorer else ""
         answered = f", answered by {self.answerer}" if self.answerer else ""
         return f"{self.selector}{by}, k = {self.k}{answered}"
@@ -101,7 +102,7 @@ class Cell:
 def _scorer_settings(text: str) -> list[str]:
     kind, settings = _parsed(text, SCORER_STAGES)
     if kind not in SCORER_STAGES:
-        scorer_stage(STAGES, FrameScores, kind)  # which says what there is
+        scorer_stage(STAGES, FrameScores, kind)  # raises an error with the known scorers
     return [f"chain.scorer={kind}", *settings]
 
 
@@ -112,22 +113,22 @@ def _answerer_settings(text: str) -> list[str]:
         raise RecipeError(f"no answerer {text!r}{did_you_mean(kind, ANSWERERS)}; there are: {known}")
     if kind == "sevila":
         return ["chain.answerer=sevila", *settings]
-    # One of the two that the recipe may name goes where the other is meant.
+    # A recipe may name either weights or a served model; a cell that names one resets the other.
     other = {"vlm": ['answer_with_vlm.served=""'], "served": ['answer_with_vlm.weights=""']}[kind]
     return ["chain.answerer=vlm", *(other if "=" in text.partition(",")[0] else []), *settings]
 
 
 def _parsed(text: str, kinds: Mapping[str, Sequence[str]]) -> tuple[str, list[str]]:
-    """Return the kind of a scorer or answerer, and the keys that are set for it."""
-    first, *settings = A_KEY.split(text)
+    """Return the kind of a scorer or answerer, and its settings."""
+    first, *settings = KEY_SEPARATOR.split(text)
     kind, equals, name = first.partition("=")
     sections = kinds.get(kind, (kind,))
     for setting in settings:
         if (section := parse_setting(setting)[0]) not in sections:
             raise RecipeError(
-                f"{text}: [{section}] is not of {kind} alone; its own sections: {', '.join(sections)} (--set is for all)"
+                f"{text}: [{section}] is no section of {kind}; expected one of {', '.join(sections)} (--set applies to all cells)"
             )
     if equals and not name:
-        raise RecipeError(f"{text!r} names nothing after {kind}=; wanted {kind} alone, or {kind}=NAME")
-    of_name = [f"{sections[0]}.{NAME_KEYS.get(kind, 'weights')}={json.dumps(name, ensure_ascii=False)}"]
-    return kind, [*(of_name if equals else []), *settings]
+        raise RecipeError(f"{text!r} has no name after {kind}=; expected {kind} or {kind}=NAME")
+    name_setting = f"{sections[0]}.{NAME_KEYS.get(kind, 'weights')}={json.dumps(name, ensure_ascii=False)}"
+    return kind, [*([name_setting] if equals else []), *settings]

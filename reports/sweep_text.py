@@ -1,4 +1,4 @@
-"""A sweep as tables: every cell with its paired test against uniform frames, then by group, and what n questions can show."""
+"""A sweep as tables: every cell with its paired test against uniform frames, the power of the test, and groups."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from reports.results import headline_interval
 from reports.sweep import CellRun
 from reports.sweep_grid import UNIFORM, Cell
 
-N_NAMES = 3  # columns of text
+N_NAMES = 3  # left-aligned columns of names
 HEAD = ["keyframes", "scored by", "answered by", "k", "accuracy (95 %)", "moment recall", "minus uniform (95 %)"]
 HEAD += ["only uniform", "only this", "p", "p, Holm", "power"]
 
 
 def sweep_report(runs: Sequence[CellRun], command: str, points: float) -> str:
-    """Return the page in Markdown; `points`: the difference whose power is shown."""
+    """Return the report in Markdown; `points` is the true difference for which the power is computed."""
     parts = [f"# Keyframes compared\n\n```bash\n{printable(command)}\n```", how_to_read(points)]
     parts += filter(None, [sweep_table(runs, points, markdown), escaped(unanswered(runs))])
     groups = group_table(runs, markdown)
@@ -30,7 +30,7 @@ def sweep_report(runs: Sequence[CellRun], command: str, points: float) -> str:
 
 
 def sweep_text(runs: Sequence[CellRun], points: float, table: Table = aligned) -> str:
-    """Return the tables for a terminal, how to read them, and why a cell has no numbers."""
+    """Return the tables for a terminal, their explanation, and the problems of cells without numbers."""
     problems = [f"no numbers for {run.cell.name}: {run.problem}" for run in runs if run.problem]
     parts = [sweep_table(runs, points, table), unanswered(runs), group_table(runs, table), how_to_read(points)]
     parts += ["\n".join(problems)]
@@ -38,7 +38,7 @@ def sweep_text(runs: Sequence[CellRun], points: float, table: Table = aligned) -
 
 
 def sweep_content(runs: Sequence[CellRun]) -> list[dict[str, Any]]:
-    """Return every cell as JSON values: its metrics artifact and headline, and its paired rows against uniform frames."""
+    """Return every cell as JSON values: the id and headline of its metrics, and its paired rows against uniform frames."""
     return [
         {
             **vars(run.cell),
@@ -53,47 +53,48 @@ def sweep_content(runs: Sequence[CellRun]) -> list[dict[str, Any]]:
 
 
 def how_to_read(points: float) -> str:
-    """Return what the columns are."""
+    """Return the explanation of the columns."""
     return (
-        "Accuracy and differences in percent and points. Each row is compared with uniform frames of the same number, answered "
-        "in the same way, on the same questions: the paired interval is by resampling videos, p is McNemar's exact test "
-        "(questions taken as independent), corrected by Holm for all rows. Only uniform / only this: questions that only one "
-        f"of the two answers rightly. Power: the chance that a true difference of {points:g} points would have p below "
-        f"{ALPHA:g} before correction, with as many questions and as many that differ."
+        "Accuracies are in percent, differences in points. Each row is compared with uniform frames of the same number and "
+        "answerer on the same questions: the paired interval resamples videos; p is McNemar's exact test (which treats "
+        "questions as independent), with Holm's correction over all rows. Only uniform / only this: questions that only one of "
+        f"the two answers correctly. Power: the probability of p below {ALPHA:g} before correction for a true difference of "
+        f"{points:g} points, with the same number of questions and of differing answers."
     )
 
 
 def sweep_table(runs: Sequence[CellRun], points: float, table: Table) -> str:
-    """Return a row a cell, in the order of the sweep."""
+    """Return one row per cell, in the order of the sweep."""
     tested = [run for run in runs if run.against_uniform]
     values = [row.p_value if (row := _headline(run)).p_value is not None else 1.0 for run in tested]
     corrected = {run.cell: p for run, p in zip(tested, holm(values), strict=True)}
-    lines = [[*_about(run.cell), *_numbers(run, corrected, points)] for run in runs if not run.problem]
+    lines = [[*_cell_names(run.cell), *_numbers(run, corrected, points)] for run in runs if not run.problem]
     return table([HEAD, *lines], N_NAMES)
 
 
 def unanswered(runs: Sequence[CellRun]) -> str:
-    """Return how many questions were not answered, by cell where that differs; "" where all were."""
+    """Return the number of unanswered questions, by cell if it differs; "" if all were answered."""
     headlines = {run.cell.name: run.metrics.headline() for run in runs if run.metrics is not None}
     counts = {name: f"{row.n_unanswered} of {row.n_questions}" for name, row in headlines.items() if row.n_unanswered}
     if not counts:
         return ""
-    alike = len(counts) == len(headlines) and len(set(counts.values())) == 1
-    by_cell = "; ".join(f"{name}: {count}" for name, count in counts.items())
-    return f"Unanswered, counted as wrong: {f'{next(iter(counts.values()))} in each cell' if alike else by_cell}."
+    text = "; ".join(f"{name}: {count}" for name, count in counts.items())
+    if len(counts) == len(headlines) and len(set(counts.values())) == 1:
+        text = f"{next(iter(counts.values()))} in each cell"
+    return f"Unanswered, counted as wrong: {text}."
 
 
 def group_table(runs: Sequence[CellRun], table: Table) -> str:
-    """Return the differences from uniform frames in each group of questions; "" where there are no groups."""
+    """Return the differences from uniform frames in each group of questions; "" if there are no groups."""
     names = list(dict.fromkeys(row.name for run in runs for row in group_rows(run.against_uniform)))
     lines = []
     for run in runs:
-        of_group = {row.name: _difference(row) for row in group_rows(run.against_uniform)}
-        lines += [[*_about(run.cell), *(of_group.get(name, "-") for name in names)]] if of_group else []
+        by_group = {row.name: _difference(row) for row in group_rows(run.against_uniform)}
+        lines += [[*_cell_names(run.cell), *(by_group.get(name, "-") for name in names)]] if by_group else []
     return table([[*HEAD[:4], *names], *lines], N_NAMES) if lines else ""
 
 
-def _about(cell: Cell) -> list[str]:
+def _cell_names(cell: Cell) -> list[str]:
     return [cell.selector, cell.scorer or "-", cell.answerer or "-", str(cell.k)]
 
 

@@ -1,4 +1,4 @@
-"""Weights: which there are, by name and in the store, what they hold, and which artifact a name or an id stands for."""
+"""Weights: the listing of named and stored weights, their description, and the lookup by name, path or id."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from stages.init_localizer import LocalizerWeights
 from stages.train_backbone import TrainedBackbone, train_backbone
 
 PART_OF_KIND: dict[str, str] = {LocalizerWeights.kind: "Localizer", AnswererWeights.kind: "Answerer"}
-REMEMBERED = "weights "  # how a store's memory of sources begins
+REMEMBERED = "weights "  # prefix of remembered sources in a store's digests
 
 
 @dataclass(frozen=True)
 class WeightsLine:
-    """One set of weights: `state` says whether it can be used here, `where` is a path, an id or its owners' page."""
+    """A line of the listing; `state` says whether the weights can be used, `where` is a path, an id or a web page."""
 
     name: str
     what: str
@@ -40,7 +40,7 @@ class WeightsLine:
 
 
 def weights_lines(store: Store) -> list[WeightsLine]:
-    """Return what is configured, what recipes name and is not here, what the store remembers, and what was made in it."""
+    """Return configured weights, released weights without a place, those that the store remembers, and stored artifacts."""
     places = PlaceLookup({}).named("weights")
     lines = placed_weights()
     for name, known in RELEASED.items():
@@ -54,7 +54,7 @@ def weights_lines(store: Store) -> list[WeightsLine]:
 
 
 def placed_weights(places: Mapping[str, Path] | None = None) -> list[WeightsLine]:
-    """Return the weights that have a place, in `places` or as configured; those that cannot be used have no size."""
+    """Return the weights in `places`, by default the configured ones; weights that cannot be used have no size."""
     places = PlaceLookup({}).named("weights") if places is None else places
     return [_placed(name, path) for name, path in places.items()]
 
@@ -85,7 +85,7 @@ def _stored(record: Record) -> WeightsLine:
 
 @dataclass(frozen=True)
 class NamedWeights:
-    """What a name, a path or an id stands for: `part` is what a file of ours is; `record` is there for an artifact."""
+    """The result of a lookup; `part` is the content of a file of our own format, `record` belongs to an artifact."""
 
     path: Path
     part: str = "Q-Former"
@@ -93,10 +93,10 @@ class NamedWeights:
 
 
 def weights_named(store: Store, name: str, sources: Sources) -> NamedWeights:
-    """Return the weights of a name, a path, or an artifact's id (or the beginning of it, which takes the newest).
+    """Return the weights of a name, a path, or an artifact's id or id prefix (the newest match).
 
     Raises:
-        MissingSourceError: there is nothing of the kind.
+        MissingSourceError: There are no such weights.
     """
     places = sources.places.named("weights")
     if name in places:
@@ -114,7 +114,7 @@ def weights_named(store: Store, name: str, sources: Sources) -> NamedWeights:
     except StoreError as error:
         hint = did_you_mean(name, [*places, *RELEASED])
         raise MissingSourceError(
-            f"{name!r} is no name of weights, no file or folder, and no artifact{hint}; `sevila weights ls` lists what there is"
+            f"{name!r} is no name of weights, no file or folder, and no artifact{hint}; `sevila weights ls` lists all weights"
         ) from error
     if record.kind in PART_OF_KIND:
         return NamedWeights(prompt_of(store, record).checked_file(FILE), PART_OF_KIND[record.kind], record)
@@ -122,16 +122,16 @@ def weights_named(store: Store, name: str, sources: Sources) -> NamedWeights:
         return NamedWeights(TrainedBackbone(store, record.id).path, record=record)
     if record.kind == Backbone.kind:
         return NamedWeights(sources.weights_place(Backbone(store, record.id).description()["name"]), record=record)
-    raise StoreError(f"{record.id} holds {record.kind}, no weights; `sevila weights ls` lists those")
+    raise StoreError(f"{record.id} holds {record.kind}; expected weights (`sevila weights ls` lists them)")
 
 
 def prompt_of(store: Store, record: Record) -> VisualPromptWeights:
-    """Return the handle on a Localizer's or an Answerer's weights."""
+    """Return the artifact of a Localizer's or an Answerer's weights."""
     return (LocalizerWeights if record.kind == LocalizerWeights.kind else AnswererWeights)(store, record.id)
 
 
 def weights_description(store: Store, name: str, sources: Sources) -> dict[str, Any]:
-    """Return what is known of weights, as JSON values: files with sizes and SHA-256, parts, and what they were made from."""
+    """Return a description of weights as JSON values: files with sizes and SHA-256, parts, and inputs."""
     from pipeline.models.weight_parts import Q_FORMERS, open_weights
 
     named = weights_named(store, name, sources)
@@ -139,7 +139,7 @@ def weights_description(store: Store, name: str, sources: Sources) -> dict[str, 
     parts: dict[str, dict[str, int]] = {}
     for part in weights.parts:
         parts[part] = {"tensors": len(weights.parts[part])}
-        if part in Q_FORMERS:  # the others are gigabytes
+        if part in Q_FORMERS:  # counting the others would read gigabytes
             parts[part]["parameters"] = weights.size(part)[1]
     content: dict[str, Any] = {"name": name, "path": str(named.path), "parts": parts}
     content["files"] = [
@@ -154,7 +154,7 @@ def weights_description(store: Store, name: str, sources: Sources) -> dict[str, 
 
 
 def description_text(content: dict[str, Any]) -> str:
-    """Return the same for people."""
+    """Return the description as text."""
     lines = [f"{content['name']}: {content['path']}"]
     for part, facts in content["parts"].items():
         parameters = f", {facts['parameters']:,} parameters" if "parameters" in facts else ""

@@ -1,4 +1,4 @@
-"""The change for which an artifact is rebuilt, followed upstream to its root."""
+"""Why a plan rebuilds artifacts: the changes of config and inputs, followed upstream."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ VIDEOS_SHOWN = 3
 
 
 def why_lines(plan: DryRun, store: Store, stage: str = "", than: NamedRun | None = None) -> list[str]:
-    """Return, for each planned step that is not in the store (or each of `stage`), what has changed and where.
+    """Return, for each planned step that is not in the store (or each of `stage`), the changes that cause its rebuild.
 
-    A step is held against the artifact of its stage, or of its stage and setting in the named run `than`, to which it has the
-    fewest differences; of equals, the last one.
+    A step is compared with the artifact of its stage (in the named run `than`: of its stage and setting) that differs least;
+    of equals, with the newest.
     """
     lines: list[str] = []
     shown: list[str] = []
@@ -31,29 +31,29 @@ def why_lines(plan: DryRun, store: Store, stage: str = "", than: NamedRun | None
         setting = f" ({step.setting})" if step.setting else ""
         lines.append(f"{step.status:8} {step.stage:21} {step.id or '-'}{setting}".rstrip())
         reason, changes = _reason(step, plan, store, than)
-        same = bool(changes) and changes == shown
-        lines += [f"    {reason}{' the changes just named' if same else ''}"] if reason else []
-        lines += [] if same else [f"        {line}" for line in changes]
+        is_repeated = bool(changes) and changes == shown
+        lines += [f"    {reason}{' the same changes as above' if is_repeated else ''}"] if reason else []
+        lines += [] if is_repeated else [f"        {line}" for line in changes]
         shown = changes or shown
     return lines
 
 
 def _reason(step: PlannedStep, plan: DryRun, store: Store, than: NamedRun | None) -> tuple[str, list[str]]:
-    """Return what a step is held against, or why against nothing, and the changes."""
+    """Return a line that names the artifact that a step is compared with, or why there is none, and the changes."""
     if step.status == "exists":
         return "", []
-    if step.id is None or store.exists(step.id):  # what it is to be made of is not known; it is there, and stale
+    if step.id is None or store.exists(step.id):  # its inputs are not known yet; or it is stored, but stale
         return step.why, []
     others = _candidates(step, store, than)
     if not others:
-        return f"run {than.name} has no {step.stage}" if than is not None else "never made before", []
+        return f"run {than.name} has no {step.stage}" if than is not None else "never built before", []
     changes = [differences(store, other.id, step.id, plan.records, _describe_sources(plan, store)) for other in others]
     fewest = min(range(len(others)), key=lambda number: len(changes[number]))
-    return f"unlike {others[fewest].id}:", changes[fewest]
+    return f"changed from {others[fewest].id}:", changes[fewest]
 
 
 def _candidates(step: PlannedStep, store: Store, than: NamedRun | None) -> list[Record]:
-    """Return the records to hold a step against, the last made first."""
+    """Return the records to compare a step with, the newest first."""
     if than is None:
         return store.of_stage(step.stage)
     pins = [pin for pin in than.artifacts if pin.stage == step.stage and store.exists(pin.id)]
@@ -70,7 +70,7 @@ def _describe_sources(plan: DryRun, store: Store) -> Callable[[Record, str, str 
 
 
 def _video_differences(frames: Record, store: Store, now: VideoFiles) -> str:
-    """Say how the videos differ from those that `frames` were sampled from; "" where its table cannot be read any more."""
+    """Return the differences of the videos from those that `frames` were sampled from; "" if its table cannot be read."""
     schema = frames.schemas.get("videos", {"version": 1, "columns": {}})
     files = [name for name in sorted(frames.files) if name.startswith("videos") and name.endswith(".parquet")]
     paths = [store.path(frames.id) / name for name in files]
@@ -85,8 +85,8 @@ def _video_differences(frames: Record, store: Store, now: VideoFiles) -> str:
         "added": [id for id in after if id not in before],
         "removed": [id for id in before if id not in after],
         "changed": [id for id in after if before.get(id) and after[id] and before[id] != after[id]],
-        "missing now": [id for id in after if before.get(id) and not after[id]],
-        "found now": [id for id in after if id in before and not before[id] and after[id]],
+        "now missing": [id for id in after if before.get(id) and not after[id]],
+        "now present": [id for id in after if id in before and not before[id] and after[id]],
     }
-    parts = [f"{len(ids)} {what} ({first_of(ids, VIDEOS_SHOWN)})" for what, ids in changes.items() if ids]
-    return ", ".join(parts) or "the same files, asked of for other clips"
+    parts = [f"{len(ids)} {change} ({first_of(ids, VIDEOS_SHOWN)})" for change, ids in changes.items() if ids]
+    return ", ".join(parts) or "the same files, but other clips of them"

@@ -1,9 +1,9 @@
-"""SeViLA from Python: recipes that run, what they leave as tables, and the models on plain tensors.
+"""SeViLA from Python: run recipes, read their artifacts as tables, and use the models on tensors.
 
     experiment = sevila.load("plain", annotations="questions.csv", videos="videos")
     answers = experiment.run()["answer_questions"].pandas()
 
-Nothing large is loaded before it is used. docs/api.md has an example of everything.
+Large modules are loaded on first use. docs/api.md has examples.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return version("sevila-pipeline")
     if name in _MODULE_OF:
-        import_module("sevila.pipeline")  # before a library that computes: it clears what would change results
+        import_module("sevila.pipeline")  # before numerical libraries, as it clears variables that change results
         return getattr(import_module(f"sevila.{_MODULE_OF[name]}"), name)
     if name in (*ROOMS, "extending"):
         return import_module(f"sevila.{name}")

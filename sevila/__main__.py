@@ -1,4 +1,4 @@
-"""`python -m sevila` is the command `sevila`."""
+"""The command `sevila`, as `python -m sevila`."""
 
 import sys
 from importlib import import_module

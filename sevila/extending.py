@@ -1,4 +1,4 @@
-"""What packages that add to SeViLA build on; docs/extending/ has a page and an example for each kind of addition."""
+"""The API for packages that extend SeViLA; docs/extending/ has a page and an example for each kind of extension."""
 
 from cache.tables import Schema
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files

@@ -1,4 +1,4 @@
-"""Localizer and Answerer on plain tensors: frames and a question in, scores or an answer out.
+"""Localizer and Answerer on tensors: frames and a question in, scores or an answer out.
 
 Shapes: T frames of H x W pixels, O options.
 """
@@ -39,15 +39,15 @@ from pipeline.models.visual_prompt import VisualPrompt
 from pipeline.precision import LanguagePrecision, activations
 from sevila.tables import PathLike
 
-FEATURES = torch.float16  # as stored features are, so that what comes out is what a run with a store gives
+FEATURES = torch.float16  # as stored features, so that results equal those of a run
 
 
 class TensorScores(NamedTuple):
-    """What the Localizer says of each frame, all [T] float32 on the CPU.
+    """The Localizer's scores of the frames, all [T] float32 on the CPU.
 
     Attributes:
-        logit_yes, logit_no: raw logits of its first word; the official code ranks frames by `logit_yes`.
-        probability_yes: softmax over the whole vocabulary, by which the paper ranks them.
+        logit_yes, logit_no: raw logits of the first decoded token; the official code ranks frames by `logit_yes`.
+        probability_yes: softmax over the whole vocabulary; the paper ranks frames by it.
     """
 
     logit_yes: Tensor
@@ -56,12 +56,12 @@ class TensorScores(NamedTuple):
 
 
 class OptionAnswer(NamedTuple):
-    """What the Answerer chose.
+    """The Answerer's choice.
 
     Attributes:
         prediction: number of the chosen option, from 0.
-        option: its text.
-        logits: [O] float32 on the CPU, of the options' letters; the highest is the chosen one's.
+        option: text of the chosen option.
+        logits: logits of the options' letters, [O] float32 on the CPU; the highest is the chosen option's.
     """
 
     prediction: int
@@ -70,7 +70,7 @@ class OptionAnswer(NamedTuple):
 
 
 class _Frozen:
-    """ViT and language model of one BLIP-2, which every model of one folder, device and precision shares."""
+    """ViT and language model of a BLIP-2, shared by all models of the same folder, device and precision."""
 
     def __init__(self, folder: Path, device: str, precision: str) -> None:
         self.config, self.device = read_blip2_config(folder), device
@@ -101,14 +101,14 @@ class _Frozen:
 _loaded: WeakValueDictionary[tuple[str, str, str], _Frozen] = WeakValueDictionary()
 
 
-class _OnTensors:
-    """What both models are loaded from."""
+class _TensorModel:
+    """Loading of Localizer and Answerer."""
 
     _part: PromptPart
 
     def __init__(self, frozen: _Frozen, prompt: VisualPrompt) -> None:
         self._frozen = frozen
-        self._words = frozen.language.verbalizer
+        self._verbalizer = frozen.language.verbalizer
         self._halving = Halving(self._part)
         self._use(prompt)
 
@@ -125,33 +125,33 @@ class _OnTensors:
         precision: str = "float32",
         download: bool = False,
     ) -> Self:
-        """Return the model, ready to be asked. Two of one backbone share its ViT and language model.
+        """Return the loaded model. Models of the same backbone share its ViT and language model.
 
         Args:
-            backbone: folder of a BLIP-2 as Hugging Face lays it out, or a name that sevila.toml, SEVILA_WEIGHTS or the
-                model hub knows, such as Salesforce/blip2-flan-t5-xl.
-            weights: SeViLA's own: the official file (sevila_pretrained.pth), or folder of an artifact that a training made;
-                None: BLIP-2's Q-Former, as it is.
+            backbone: folder of a BLIP-2 in Hugging Face's layout, or a name in sevila.toml, SEVILA_WEIGHTS or on the model hub,
+                such as Salesforce/blip2-flan-t5-xl.
+            weights: SeViLA's weights: the official file (sevila_pretrained.pth), or folder of a trained artifact; None: the
+                Q-Former of BLIP-2.
             device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU.
-            precision: float32; on a GPU bfloat16, or the same with 8-bit products in the language model: int8, fp8.
-            download: fetch a backbone that is not on this machine from the Hugging Face Hub.
+            precision: float32; on a GPU bfloat16, or int8 or fp8: bfloat16 with 8-bit products in the language model.
+            download: whether to download a missing backbone from the Hugging Face Hub.
 
         Raises:
-            SevilaError: nothing is there, or it is not what was wanted; or a device or precision that there is not.
+            SevilaError: files are missing or have other content, or the device or precision is unknown.
         """
         refuse_unknown_device(str(device))
         if precision not in get_args(LanguagePrecision):
-            raise SevilaError(f"precision {precision!r}: wanted one of {', '.join(get_args(LanguagePrecision))}")
+            raise SevilaError(f"precision {precision!r}: expected one of {', '.join(get_args(LanguagePrecision))}")
         device = torch_device(str(device))
-        key = str(_place(backbone, download).resolve()), device, precision
+        key = str(_backbone_folder(backbone, download).resolve()), device, precision
         frozen = _loaded.get(key) or _loaded.setdefault(key, _Frozen(Path(key[0]), device, precision))
-        prompt = _prompt(frozen, Path(key[0]), weights, cls._part)
+        prompt = _load_prompt(frozen, Path(key[0]), weights, cls._part)
         prompt.compute_dtype = getattr(torch, activations(precision))
         return cls(frozen, prompt)
 
 
-class Localizer(_OnTensors):
-    """Scores frames by how surely they show the answer (paper section 3.2).
+class Localizer(_TensorModel):
+    """Scores frames by the probability that they contain the information needed for the answer (paper section 3.2).
 
     scores = Localizer.load(backbone, weights).score(frames, "What does he carry?", ["a bag", "a dog"])
     """
@@ -170,21 +170,21 @@ class Localizer(_OnTensors):
         prompt: str = "multiple_choice",
         instruction: str = prompts.DEFAULT_INSTRUCTION,
     ) -> TensorScores:
-        """Return what the Localizer says of each frame, by which frames are ranked.
+        """Return the Localizer's score of each frame.
 
         Args:
-            frames: [T, H, W, 3] uint8, RGB, on any device. Other sizes than the model's are scaled, bilinearly and to a square.
-            question: one question; what is more than 77 tokens long, options included, is cut.
-            options: are part of what the Localizer reads; it was trained with them.
+            frames: [T, H, W, 3] uint8, RGB, on any device; resized bilinearly to the model's square size if necessary.
+            question: one question; the prompt, options included, is truncated to 77 tokens.
+            options: the options, which are part of the prompt, as in training.
             prompt, instruction: as the keys of `[score_frames]` in a recipe.
 
         Raises:
-            SevilaError: frames of another shape or type, texts that are none, or an unknown prompt or instruction.
+            SevilaError: frames or texts have a wrong shape or type, or the prompt or instruction is unknown.
         """
         _check_frames(frames)
         options = _checked_texts(question, options)
         text = prompts.prompt_named(prompt).localize(question, options, _instruction(instruction))
-        (ids,) = self._words.tokenize([text]).token_ids
+        (ids,) = self._verbalizer.tokenize([text]).token_ids
         visual = self._model.visual(self._frozen.features(frames))
         batches = token_batches([len(ids)] * len(visual), visual.shape[1], self._frozen.batch_tokens)
         ask = partial(self._ask, visual, ids)
@@ -195,8 +195,8 @@ class Localizer(_OnTensors):
         return self._model.score(visual[torch.from_numpy(rows).to(visual.device)], [ids] * len(rows))
 
 
-class Answerer(_OnTensors):
-    """Chooses an option by the frames it is given (paper section 3.2).
+class Answerer(_TensorModel):
+    """Chooses an option from keyframes (paper section 3.2).
 
     answer = Answerer.load(backbone, weights).answer(keyframes, "What does he carry?", ["a bag", "a dog"])
     """
@@ -209,51 +209,51 @@ class Answerer(_OnTensors):
     def answer(
         self, frames: Tensor, question: str, options: Sequence[str], *, prompt: str = "multiple_choice"
     ) -> OptionAnswer:
-        """Return the option that the frames, read together, support.
+        """Return the chosen option, from all frames together.
 
         Args:
-            frames: [K, H, W, 3] uint8, RGB, in time order, on any device; the few keyframes, not a video's every frame.
-            question: one question; what is more than 77 tokens long, options included, is cut.
-            options: at least one, and no more than there are letters.
+            frames: [K, H, W, 3] uint8, RGB, in time order, on any device; the keyframes, not all frames of a video.
+            question: one question; the prompt, options included, is truncated to 77 tokens.
+            options: at least one, at most one per letter of the alphabet.
             prompt: as the key of `[answer_questions]` in a recipe.
 
         Raises:
-            SevilaError: frames of another shape or type, texts that are none, no options, or an unknown prompt.
+            SevilaError: frames or texts have a wrong shape or type, there are no options, or the prompt is unknown.
         """
         _check_frames(frames)
         options = _checked_texts(question, options)
         if not options:
-            raise SevilaError("no options: the Answerer chooses one; wanted at least one")
+            raise SevilaError("options: empty; expected at least one")
         style = prompts.prompt_named(prompt)
         if not style.is_answered:
-            raise SevilaError(f"the prompt {prompt!r} is not one by which an Answerer is asked for an option")
+            raise SevilaError(f"prompt {prompt!r}: does not ask for an option")
         text = style.answer(question, options)
-        ids = self._words.tokenize([text]).token_ids
+        ids = self._verbalizer.tokenize([text]).token_ids
         visual = self._model.visual(self._frozen.features(frames))
         out = self._model.answer(visual[None], ids, [len(options)], prompts.frame_prefixes(len(frames)))
         prediction = int(out.prediction[0])
         return OptionAnswer(prediction, options[prediction], out.option_logits[0].float().cpu())
 
 
-def _place(backbone: PathLike, download: bool) -> Path:
+def _backbone_folder(backbone: PathLike, download: bool) -> Path:
     name, path = str(backbone), Path(backbone)
     if name and path.exists():
         return path
     if not name or isinstance(backbone, os.PathLike) or name.startswith(("/", ".", "~")):
-        raise MissingSourceError(f"{name!r}: nothing is there; wanted the folder of a BLIP-2, or the name of weights")
+        raise MissingSourceError(f"{name!r}: does not exist; expected the folder of a BLIP-2, or the name of weights")
     places = PlaceLookup({})
     is_of_hub = "/" in name and not path.is_absolute() and places.configured("weights", name) is None
     return of_hub(name, download) if is_of_hub else places.place("weights", name)
 
 
-def _prompt(frozen: _Frozen, backbone: Path, weights: PathLike | None, part: PromptPart) -> VisualPrompt:
+def _load_prompt(frozen: _Frozen, backbone: Path, weights: PathLike | None, part: PromptPart) -> VisualPrompt:
     if weights is None:
         return load_visual_prompt(frozen.config, backbone, "blip2", frozen.device)
     path = Path(weights)
     path = path / FILE if (path / FILE).is_file() else path
     if not path.exists():
         raise CheckpointError(
-            f"{path}: nothing is there; wanted a file of weights, or the folder of a trained artifact"
+            f"{path}: does not exist; expected a file of weights, or the folder of a trained artifact"
         )
     if path.name == FILE:
         return load_saved_visual_prompt(frozen.config, path, frozen.device)
@@ -270,24 +270,23 @@ def _instruction(name: str) -> str:
 
 
 def _checked_texts(question: str, options: Sequence[str]) -> list[str]:
-    """Return the options as a list: a cell of pandas has them as an array."""
+    """Return the options as a list; a pandas cell may hold them as an array."""
     if not isinstance(question, str):
-        raise SevilaError(f"question: a {type(question).__name__}; a text was wanted")
+        raise SevilaError(f"question: a {type(question).__name__}; expected a str")
     texts = None if isinstance(options, str) else list(options)
     if texts is None or not all(isinstance(text, str) for text in texts):
-        raise SevilaError(f"options: {options!r}; a list of texts was wanted")
+        raise SevilaError(f"options: {options!r}; expected a list of str")
     return texts
 
 
 def _check_frames(frames: Tensor) -> None:
     if not isinstance(frames, Tensor):
-        hint = "; torch.from_numpy(frames) makes one" if isinstance(frames, np.ndarray) else ""
+        hint = " (torch.from_numpy(frames) converts it)" if isinstance(frames, np.ndarray) else ""
         raise SevilaError(
-            f"frames: a {type(frames).__name__}; a torch tensor was wanted, uint8 [T, H, W, 3], RGB from 0 to 255{hint}"
+            f"frames: a {type(frames).__name__}; expected a torch tensor, uint8 [T, H, W, 3], RGB from 0 to 255{hint}"
         )
     shape = list(frames.shape)
     if frames.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or not all(shape):
-        hint = "; channels come last" if len(shape) == 4 and shape[1] == 3 else ""
-        raise SevilaError(
-            f"frames: {str(frames.dtype).removeprefix('torch.')} {shape}; uint8 [T, H, W, 3] was wanted, RGB from 0 to 255{hint}"
-        )
+        hint = " (channels last)" if len(shape) == 4 and shape[1] == 3 else ""
+        dtype = str(frames.dtype).removeprefix("torch.")
+        raise SevilaError(f"frames: {dtype} {shape}; expected uint8 [T, H, W, 3], RGB from 0 to 255{hint}")

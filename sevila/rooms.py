@@ -1,8 +1,8 @@
-"""Where our code is: `sevila.cache`, `sevila.pipeline`, ..., so that a user's own module `cache` is no other than it was.
+"""Import the repository's folders as `sevila.cache`, `sevila.pipeline`, ..., so that a user may have a module `cache`.
 
-That code says `from cache.errors import ...`, as its folders stand side by side in the repository. Each of its modules that is
-loaded as part of `sevila` has an import statement of its own, to which `cache` is `sevila.cache`. Where the folders were
-imported under their own names before `sevila` was, as in the tests, `sevila.cache` is what that gave: nothing is loaded twice.
+The code itself imports by folder, `from cache.errors import ...`. Each module that is loaded as part of `sevila` gets its own
+`__import__`, which maps `cache` to `sevila.cache`. If the folders were imported under their own names before `sevila`, as in the
+tests, `sevila.cache` is that same module: nothing is loaded twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 ROOMS = ("cache", "cli", "pipeline", "reports", "stages", "workers")
 HERE = Path(__file__).parent
-ROOT = HERE if (HERE / "cache").is_dir() else HERE.parent  # where it is installed; in a clone of the repository
+ROOT = HERE if (HERE / "cache").is_dir() else HERE.parent  # in an installed package; in a clone of the repository
 
 
 def _import(
@@ -29,7 +29,7 @@ def _import(
     names: Sequence[str] | None = (),
     level: int = 0,
 ) -> ModuleType:
-    """What an import statement of ours calls; see `builtins.__import__`."""
+    """Replace `builtins.__import__` in modules of `sevila`."""
     room = name.partition(".")[0]
     if level or room not in ROOMS:
         return builtins.__import__(name, globals, locals, names or (), level)
@@ -42,7 +42,7 @@ BUILTINS = {**vars(builtins), "__import__": _import}
 
 
 class _OurModule(SourceFileLoader):
-    """Loads a module whose import statements know our folders as parts of `sevila`."""
+    """Loads a module whose import statements map the folders to parts of `sevila`."""
 
     def exec_module(self, module: ModuleType) -> None:
         module.__dict__["__builtins__"] = BUILTINS
@@ -50,7 +50,7 @@ class _OurModule(SourceFileLoader):
 
 
 class _SameModule(Loader):
-    """Gives what was imported without `sevila.` before the name."""
+    """Loads the module that is imported under its name without `sevila.`."""
 
     def exec_module(self, module: ModuleType) -> None:
         sys.modules[module.__name__] = import_module(module.__name__.removeprefix("sevila."))

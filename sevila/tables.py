@@ -1,4 +1,4 @@
-"""Artifacts as tables: Arrow, and with the library installed pandas or polars."""
+"""Artifacts as tables: Arrow, and pandas or polars if installed."""
 
 from __future__ import annotations
 
@@ -30,12 +30,10 @@ Below = PathLike | Iterable[PathLike]
 
 
 class ArtifactTables:
-    """One artifact and its tables. docs/tables.md says what their columns hold.
-
-    Every byte of a table is held against its checksum when it is read.
+    """One artifact and its tables, whose columns docs/tables.md describes. Reading a table verifies its checksum.
 
     Attributes:
-        setting: which of the chain's steps of this stage it is; empty where it has one.
+        setting: distinguishes the chain's steps of one stage; empty if there is only one.
     """
 
     def __init__(self, artifact: Artifact, setting: str = "") -> None:
@@ -48,45 +46,45 @@ class ArtifactTables:
 
     @cached_property
     def record(self) -> Record:
-        """Everything known about it: config, inputs, files, seconds, libraries."""
+        """The record: config, inputs, files, seconds, libraries."""
         return self._artifact.record
 
     @property
     def id(self) -> str:
-        """Its identity: stage, version, fingerprint of config and inputs."""
+        """The id: stage, version, fingerprint of config and inputs."""
         return self.record.id
 
     @property
     def stage(self) -> str:
-        """The stage that made it."""
+        """The name of the stage that made it."""
         return self.record.stage
 
     @property
     def path(self) -> Path:
-        """Its folder."""
+        """The artifact's folder."""
         return self._artifact.path
 
     @property
     def tables(self) -> list[str]:
-        """The names of its tables."""
+        """The names of the tables."""
         return list(self._artifact.tables)
 
     def arrow(self, table: str = "") -> pyarrow.Table:
-        """Return a table; without a name the one that is called as the artifact's kind is, or the only one.
+        """Return a table; by default the one named after the artifact's kind, or the only one.
 
         Raises:
-            SevilaError: there is no such table, or a byte of it has changed.
+            SevilaError: there is no such table, or its bytes have changed.
         """
         name = self._named(table)
         return read_table(self._artifact.table_files(name), self._artifact.tables[name], self.record.rows.get(name, 0))
 
     def pandas(self, table: str = "") -> pandas.DataFrame:
-        """Return a table as `arrow` does, for pandas; lists are arrays in their cells."""
+        """Return a table as a pandas data frame, with lists as arrays; arguments as for `arrow`."""
         _optional("pandas")
         return self.arrow(table).to_pandas()
 
     def polars(self, table: str = "") -> polars.DataFrame:
-        """Return a table as `arrow` does, for polars."""
+        """Return a table as a polars data frame; arguments as for `arrow`."""
         frame: polars.DataFrame = _optional("polars").from_arrow(self.arrow(table))
         return frame
 
@@ -94,15 +92,17 @@ class ArtifactTables:
         """Return stored frames of one video, [rows, size, size, 3] uint8, or their features, [rows, P, D] float16.
 
         Args:
-            rows: which of them, in any order, as the column `rows` of keyframes says; all, if left out.
+            rows: row numbers in any order, as in the column `rows` of keyframes; default: all.
 
         Raises:
-            SevilaError: the artifact holds none, the video has none or not so many, or they do not match their checksum.
+            SevilaError: the artifact or the video has no frames, a row does not exist, or a frame is damaged.
         """
         reader = self._artifact.open() if isinstance(self._artifact, PooledArtifact) else None
         if reader is None or video_id not in reader.videos:
-            has = "no frames of any video" if reader is None else f"no frames of {video_id!r}"
-            raise SevilaError(f"{self.id}: holds {has}; artifacts of sample_frames and extract_features do")
+            missing = "no frames" if reader is None else f"no frames of video {video_id!r}"
+            raise SevilaError(
+                f"{self.id}: holds {missing}; artifacts of sample_frames and extract_features hold frames"
+            )
         return _rows_of(reader, video_id, rows, f"{self.id}, video {video_id!r}")
 
     def _named(self, table: str) -> str:
@@ -122,16 +122,16 @@ def _rows_of(reader: PoolReader, video_id: str, rows: slice | Sequence[int], wha
     if not numbers.size:
         return reader.read(video_id, slice(0, 1))[:0]
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= n_rows:
-        raise SevilaError(f"{what}: rows are {rows!r}; a list of numbers from 0 to {n_rows - 1} was wanted")
+        raise SevilaError(f"{what}: rows are {rows!r}; expected a list of numbers from 0 to {n_rows - 1}")
     return reader.read(video_id, numbers.tolist())
 
 
 def artifact(id: str, *, store: PathLike | None = None, below: Below = ()) -> ArtifactTables:
-    """Return the newest artifact whose id starts so, as `sevila cache show` does: `artifact("answer_questions")`.
+    """Return the newest artifact whose id starts with `id`, as `sevila cache show`: `artifact("answer_questions")`.
 
     Args:
-        store: folder of the artifacts; else SEVILA_STORE, or .sevila here.
-        below: a store below it, or several, which are only read, besides those that SEVILA_STORE_BELOW names.
+        store: folder of the artifacts; default: SEVILA_STORE, or .sevila in the current folder.
+        below: one or several read-only stores below it, in addition to those in SEVILA_STORE_BELOW.
 
     Raises:
         SevilaError: there is none.
@@ -146,14 +146,14 @@ def artifact(id: str, *, store: PathLike | None = None, below: Below = ()) -> Ar
 
 
 def open_store(store: PathLike | None, below: Below = ()) -> Store:
-    """Return the store of this folder, over those below it; see `artifact`."""
+    """Return the store of a folder, layered over those below it; arguments as for `artifact`."""
     root = Path(os.environ.get("SEVILA_STORE", ".sevila") if store is None else store)
-    given = [below] if isinstance(below, str | os.PathLike) else below
-    return Store(root, [*map(Path, given), *stores_below()])
+    folders = [below] if isinstance(below, str | os.PathLike) else below
+    return Store(root, [*map(Path, folders), *stores_below()])
 
 
 def _optional(library: str) -> Any:
     try:
         return import_module(library)
     except ImportError as error:
-        raise SevilaError(f'{library} is not installed here: pip install "sevila-pipeline[{library}]"') from error
+        raise SevilaError(f'{library} is not installed: pip install "sevila-pipeline[{library}]"') from error

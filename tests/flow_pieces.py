@@ -94,6 +94,7 @@ def test_a_piece_that_a_full_disk_fails_is_handed_out_again(
         prefect.until(lambda: any(piece["state"]["name"] == "FailedByMachine" for piece in prefect.pieces(id)))
         filler.unlink()
         prefect.ended("full")
+        prefect.until(lambda: all(piece["state"]["type"] in ENDED for piece in prefect.pieces(id)))
         states = Counter(piece["state"]["name"] for piece in prefect.pieces(id))
         assert states.pop("FailedByMachine") >= 1 and states == {"Completed": 1}
 

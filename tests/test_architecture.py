@@ -258,7 +258,10 @@ def test_a_stage_takes_only_artifact_classes_of_the_stages_upstream() -> None:
         if path.stem in NO_STAGE:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.startswith("stages") for alias in node.names), f"{path} imports a whole stage"
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages"):
+                assert node.module != "stages", f"{path} imports a whole stage"
                 upstream = str(node.module).removeprefix("stages.")
                 assert upstream in order[: order.index(path.stem)], (
                     f"{path} imports {node.module}, which is not upstream"

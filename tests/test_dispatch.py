@@ -7,12 +7,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from prefect.states import Completed, Crashed, State
+from prefect.states import Completed, Crashed, Failed, State
 
-from workers import dispatch
+from workers import dispatch, flow_runs, gpu_workers
 
 
-@pytest.mark.parametrize("second", [Completed(), Crashed()])
+@pytest.mark.parametrize("second", [Completed(), Crashed(), Failed()])
 def test_workers_that_end_at_once_when_all_is_there_end_the_step(
     monkeypatch: pytest.MonkeyPatch, second: State[Any]
 ) -> None:
@@ -22,16 +22,18 @@ def test_workers_that_end_at_once_when_all_is_there_end_the_step(
         handed_out.append(asked)
         return uuid4()
 
-    monkeypatch.setattr(dispatch, "get_client", lambda **options: nullcontext())
-    monkeypatch.setattr(dispatch, "_n_runs", lambda client, n_missing: 2)
+    monkeypatch.setattr(gpu_workers, "get_client", lambda **options: nullcontext())
+    monkeypatch.setattr(gpu_workers, "_n_runs", lambda client, n_missing: 2)
     monkeypatch.setattr(
-        dispatch, "_final_states", lambda client, waiting: list(zip(waiting, [Completed(), second], strict=True))
+        gpu_workers,
+        "_states_when_over",
+        lambda client, waiting, id: dict(zip(waiting, [Completed(), second], strict=True)),
     )
-    monkeypatch.setattr(dispatch, "_cancel_scheduled", lambda client, run_ids: [])
-    monkeypatch.setattr(dispatch, "_cancel", lambda client, run_ids: None)
-    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0)
-    with dispatch._gpu_workers(hand_out) as make_all:
-        make_all("extract_features-v2-0", [0, 1, 2], Counter(), lambda: 0)
+    monkeypatch.setattr(gpu_workers, "cancel_scheduled", lambda client, run_ids: [])
+    monkeypatch.setattr(gpu_workers, "cancel", lambda client, run_ids: None)
+    monkeypatch.setattr(gpu_workers, "STATE_POLL_SECONDS", 0)
+    with gpu_workers.GpuWorkers(hand_out).connected() as make_all:
+        make_all("extract_features-v2-0", 3, Counter(), lambda: 0)
     assert len(handed_out) == 2
 
 
@@ -42,9 +44,11 @@ def test_pieces_of_a_settings_step_belong_to_the_run_that_somebody_may_cancel(mo
         asked.append(how)
         return SimpleNamespace(id=uuid4())
 
-    monkeypatch.setattr(dispatch, "run_deployment", run_deployment)
+    monkeypatch.setattr(flow_runs, "run_deployment", run_deployment)
     monkeypatch.setattr(
-        dispatch, "_gpu_workers", lambda hand_out: nullcontext(lambda id, *rest: hand_out("gpu", id, id))
+        gpu_workers.GpuWorkers,
+        "connected",
+        lambda workers: nullcontext(lambda id, *rest: workers._submit("gpu", id, id)),
     )
     monkeypatch.setattr(dispatch, "create_progress_artifact", lambda *about: None)
     monkeypatch.setattr(dispatch, "build", lambda *step: "made")

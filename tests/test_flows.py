@@ -26,7 +26,7 @@ from cli import main
 from tests.flow_acts import ACTS, HERE, extraction, options, places, side_by_side
 from tests.flow_doors import *  # noqa: F403 - one server for all of them: to start one takes longer than most tests
 from tests.flow_pieces import *  # noqa: F403
-from tests.prefect_server import REPOSITORY, WORKER, PrefectServer, finished, running
+from tests.prefect_server import ENDED, REPOSITORY, WORKER, PrefectServer, finished, running
 from tests.small_world import SMALL
 from tests.stages.runs import as_answered, with_other_weights
 
@@ -376,3 +376,16 @@ warned()
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.splitlines()[0].rpartition(": ")[2] for line in prefect.log_lines("warned")]
     assert lines[1:-1] == ["of Python", "of transformers", "of a thread"]
+
+
+def test_a_gpu_worker_keeps_its_process_for_the_next_steps_of_a_run_and_is_free_when_it_ends(
+    prefect: PrefectServer, sampled: Path, tmp_path: Path
+) -> None:
+    """Last, as a run does not keep a worker that another run is waiting for."""
+    there = places(prefect.small, Path(shutil.copytree(sampled, tmp_path / "store")))
+    id = prefect.start("sevila/forward", "stays", recipe=SMALL, places=there, execution={"dispatch": "workers"})
+    prefect.ended("stays")
+    (piece,) = prefect.until(lambda: [run for run in prefect.pieces(id) if run["state"]["type"] in ENDED])
+    assert piece["state"]["type"] == "COMPLETED" and piece["name"].startswith("answer_questions-")
+    steps = {line.partition(":")[0] for line in prefect.log_lines(piece["name"])}
+    assert {"extract_features", "score_frames", "answer_questions"} <= steps

@@ -15,13 +15,12 @@ from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
 from cache.printable import printable
 from cache.store import Store, stores_below
 from pipeline.batching import tokens_suiting
-from pipeline.engine.build import Piece
 from pipeline.engine.places import KINDS
 from pipeline.engine.progress import shown_by
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
-from pipeline.engine.steps import RunPiece
+from pipeline.engine.steps import RunPieces
 from pipeline.recipes.opening import Request, open_recipe
 from stages.all import STAGES
 from stages.chain import chain_of
@@ -29,22 +28,23 @@ from workers.pages import logs_in_run_log, progress_artifacts
 
 log = logging.getLogger("sevila")
 
-MAX_ATTEMPTS = 4  # of a piece whose process dies, and of a step after machine errors
+MAX_ATTEMPTS = 4  # of a run whose process dies, and of a step after machine errors
 BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
+PROGRESS_SECONDS = 15.0  # interval of progress updates, each of which reads the store
 SETTING = "sevila-setting"  # name of the flow whose runs are the branches of a chain (workers/as_tasks.py)
-MACHINE_FAILURE = "FailedByMachine"  # state name of a failed piece that a retry, or another worker, may complete
+MACHINE_FAILURE = "FailedByMachine"  # state name of a failed run whose pieces a retry, or another worker, may complete
 
 ShowLeft = Callable[[], int]  # shows how many pieces are missing, and returns it
-# (artifact id, missing pieces, failures so far by piece, ShowLeft): dispatches the pieces; some may still be missing afterwards.
-MakeAll = Callable[[str, list[Piece], Counter[Piece], ShowLeft], None]
+# (artifact id, number of missing pieces, failures so far by run, ShowLeft): dispatches the pieces to so many runs at most, which
+# have numbers from 0 on; some pieces may still be missing afterwards.
+MakeAll = Callable[[str, int, Counter[int], ShowLeft], None]
 
 
-def make_piece(artifact: str, piece: Piece, request: dict[str, Any]) -> State[None]:
-    """Build one piece of an artifact in this process, and return the final state.
+def make_pieces(artifact: str, request: dict[str, Any]) -> State[None]:
+    """Build the missing pieces of an artifact that no other process has locked, and return the final state.
 
     Args:
         artifact: Id of the artifact.
-        piece: Number of the shard; None for all missing shards.
         request: Parameters of the parent run, which `open_request` takes.
     """
 
@@ -52,8 +52,8 @@ def make_piece(artifact: str, piece: Piece, request: dict[str, Any]) -> State[No
         # Remembered digests are safe for all sources, because the artifact's id fixes its inputs.
         chosen, run, sources = open_request(**request, remembered=KINDS)
         with run.store.in_use():
-            RunPiece(artifact, piece, chosen, run).walk(chain_of(chosen), sources)
-        return Completed(message=piece_name(artifact, piece))
+            RunPieces(artifact, chosen, run).walk(chain_of(chosen), sources)
+        return Completed(message=artifact)
 
     return final_state(work)
 
@@ -96,19 +96,18 @@ def final_state(work: Callable[[], State[Any]]) -> State[Any]:
             return Failed(message=printable(sentence(error)), name=MACHINE_FAILURE)
 
 
-def piece_name(artifact: str, piece: Piece) -> str:
-    """Return the name of a piece's run."""
-    return artifact if piece is None else f"{artifact} {piece}"
+def run_name(artifact: str, number: int) -> str:
+    """Return the name of a run that builds pieces of an artifact."""
+    return f"{artifact} {number}"
 
 
-def count_failure(name: str, piece: Piece, state: State[Any], tries: Counter[Piece], died: bool) -> None:
-    """Count a failed piece; raise `SevilaError` unless a retry may succeed.
+def count_failure(number: int, state: State[Any], tries: Counter[int], died: bool) -> None:
+    """Count a failed run; raise `SevilaError` unless a retry may succeed.
 
     Args:
-        name: name in messages.
         died: whether its process was killed and nothing else has retried it.
     """
-    tries[piece] += 1
-    log.warning("%s: %s: %s", name, state.name, state.message)
-    if not (died or state.name == MACHINE_FAILURE) or tries[piece] >= MAX_ATTEMPTS:
-        raise SevilaError(f"{name} {str(state.name).lower()}: {state.message}")
+    tries[number] += 1
+    log.warning("run %d: %s: %s", number, state.name, state.message)
+    if not (died or state.name == MACHINE_FAILURE) or tries[number] >= MAX_ATTEMPTS:
+        raise SevilaError(f"run {number} {str(state.name).lower()}: {state.message}")

@@ -1,4 +1,4 @@
-"""Dispatch of pieces to a Ray cluster through prefect-ray, with one GPU per piece."""
+"""Dispatch of pieces to a Ray cluster through prefect-ray, in one task for each GPU."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
+from queue import Empty, Queue
 from threading import Lock
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import as_completed
 from prefect.states import State
 
 from cache.errors import SevilaError
-from pipeline.engine.build import Piece
-from workers.piece import MAX_ATTEMPTS, MakeAll, ShowLeft, count_failure, make_piece, piece_name
+from workers.piece import MAX_ATTEMPTS, PROGRESS_SECONDS, MakeAll, ShowLeft, count_failure, make_pieces, run_name
 
 
 class RayCluster:
-    """A Ray cluster that builds pieces, as tasks with one GPU each if the cluster has GPUs and the run's device is not cpu.
+    """A Ray cluster that builds pieces, in tasks with one GPU each if the cluster has GPUs and the run's device is not cpu.
+
+    A task builds one piece after the other with the model it has loaded, until none is missing.
 
     The nodes need the project installed and the same folders under the same paths: tasks inherit the SEVILA_... variables and
     the working directory of this run. All branches of a run share one connection.
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
-        self._n_slots = 0  # pieces in parallel; set on the first connection
+        self._n_slots = 0  # tasks in parallel; set on the first connection
         self._request = request
         self._lock, self._n_users = Lock(), 0
         self._runner: Any = None
-        self._n_gpus = 0  # per piece
+        self._n_gpus = 0  # per task
 
     @contextmanager
     def connected(self) -> Iterator[MakeAll]:
@@ -56,7 +57,7 @@ class RayCluster:
                     self._runner.__exit__(None, None, None)  # stops tasks that still run
 
     def n_slots(self) -> int:
-        """Return how many pieces the cluster builds in parallel; 1 if there is none, which the first piece reports."""
+        """Return how many tasks the cluster runs in parallel; 1 if there is none, which the first task reports."""
         if not self._n_slots:
             with suppress(SevilaError), self.connected():
                 pass
@@ -78,21 +79,26 @@ class RayCluster:
         self._n_gpus = 1 if self._request["execution"]["device"] != "cpu" and resources.get("GPU") else 0
         self._n_slots = int(resources.get("GPU" if self._n_gpus else "CPU", 1))
 
-    def _make_all(self, id: str, missing: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
+    def _make_all(self, id: str, n_missing: int, tries: Counter[int], show_left: ShowLeft) -> None:
         from prefect_ray.context import remote_options
 
         # Ray detects a killed process and retries its task; Prefect's own retries do not see it.
         with remote_options(num_gpus=self._n_gpus, max_retries=MAX_ATTEMPTS - 1):
-            futures = {
-                self._runner.submit(_piece_on_ray, _task_arguments(id, piece, self._request)): piece
-                for piece in missing
+            running = {
+                number: self._runner.submit(_pieces_on_ray, _task_arguments(id, number, self._request))
+                for number in range(min(self._n_slots, n_missing))
             }
-        for future in as_completed(list(futures)):
-            future.wait()
-            if future.state.is_completed():
-                show_left()
-            else:
-                count_failure(f"piece {futures[future]}", futures[future], future.state, tries, died=False)
+        finished: Queue[int] = Queue()
+        for number, future in running.items():
+            future.add_done_callback(lambda _, number=number: finished.put(number))
+        while running:
+            with suppress(Empty):
+                number = finished.get(timeout=PROGRESS_SECONDS)
+                future = running.pop(number)
+                future.wait()
+                if not future.state.is_completed():
+                    count_failure(number, future.state, tries, died=False)
+            show_left()
 
 
 def _connected(runner_type: Any, address: str) -> Any:
@@ -115,11 +121,11 @@ def _connected(runner_type: Any, address: str) -> Any:
     return runner
 
 
-def _task_arguments(id: str, piece: Piece, request: dict[str, Any]) -> dict[str, Any]:
-    return {"name": piece_name(id, piece), "artifact": id, "piece": piece, "request": request, "folder": os.getcwd()}
+def _task_arguments(id: str, number: int, request: dict[str, Any]) -> dict[str, Any]:
+    return {"name": run_name(id, number), "artifact": id, "request": request, "folder": os.getcwd()}
 
 
 @task(name="sevila-piece", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
-def _piece_on_ray(name: str, artifact: str, piece: Piece, request: dict[str, Any], folder: str) -> State[None]:
+def _pieces_on_ray(name: str, artifact: str, request: dict[str, Any], folder: str) -> State[None]:
     with chdir(folder):
-        return make_piece(artifact, piece, request)
+        return make_pieces(artifact, request)

@@ -1,4 +1,4 @@
-"""The ways to run a chain: all of it, one stage of it, or one piece of one artifact."""
+"""The ways to run a chain: all of it, one stage of it, or the pieces of one artifact."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.store import Store
-from pipeline.engine.build import TRIES, Make, Piece, build, build_piece, rebuild
+from pipeline.engine.build import TRIES, Make, build, build_piece, rebuild
 from pipeline.engine.progress import at_step, quiet
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import AnnotationFiles, Sources, VideoFiles
@@ -235,17 +235,16 @@ class RunOnly:
         return artifact
 
 
-class RunPiece:
-    """Builds one piece, as listed by `pipeline.engine.build.pieces`, of one artifact of a chain, and nothing else."""
+class RunPieces:
+    """Builds the missing pieces of one artifact of a chain that no other process has locked, and nothing else."""
 
-    def __init__(self, artifact: str, piece: Piece, recipe: Recipe, run: RunContext) -> None:
+    def __init__(self, artifact: str, recipe: Recipe, run: RunContext) -> None:
         self._artifact = artifact
-        self._piece = piece
         self._recipe = recipe
         self._run = run
 
     def walk(self, chain: Callable[..., Any], sources: Sources) -> None:
-        """Run through a chain up to the artifact, and build the piece.
+        """Run through a chain up to the artifact, and build its pieces.
 
         Raises:
             SevilaError: the chain does not reach this artifact with the content of this store.
@@ -260,11 +259,11 @@ class RunPiece:
         )
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        """Return a handle of this step's artifact; for the target, build the piece and leave the chain."""
+        """Return a handle of this step's artifact; for the target, build the pieces and leave the chain."""
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)
         if id == self._artifact:
-            build_piece(stage, cfg, self._run, inputs, self._piece)
+            build_piece(stage, cfg, self._run, inputs, None)
             raise _Reached
         return stored(stage, id, inputs, self._run.store)
 

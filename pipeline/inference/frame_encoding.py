@@ -224,7 +224,7 @@ class _FrameEncoder:
         self._halving = Halving(name)
 
     def add(self, pool: Pool, keyed: _KeyedFrames, progress: FrameProgress, keys: Iterator[str]) -> Iterator[str]:
-        """Add the missing features of these keys to the pool, and yield the keys; add frames without finite ones to `keyed.bad`.
+        """Add the missing features of these keys to the pool, and yield the keys; `keyed.bad` gets frames with non-finite ones.
 
         One thread reads frames, one computes, this one writes, and others sync and digest written files. A long video is stored
         in pieces, so that an interrupted encoding resumes after the last piece.

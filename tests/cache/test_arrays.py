@@ -61,6 +61,6 @@ def test_frames_that_break_off_or_are_too_few_leave_no_file(tmp_path: Path) -> N
 
     with pytest.raises(OSError, match="stream ended"), written(tmp_path / "0.h5") as part:
         write_array(part, owner(4), (5, 3), "float16", broken())
-    with pytest.raises(ValueError, match="got 2 frames, wanted 3"), written(tmp_path / "0.h5") as part:
+    with pytest.raises(ValueError, match="got 2 frames, expected 3"), written(tmp_path / "0.h5") as part:
         write_array(part, owner(3), (5, 3), "float16", iter([random_video(2)]))
     assert list(tmp_path.iterdir()) == []

@@ -334,5 +334,5 @@ def test_usage_adds_up_and_says_which_of_the_pool_is_used(tmp_path: Path) -> Non
     assert (found.stages["make"].count, found.stages["draw"].count) == (1, 1)
     assert (found.pool[SPACE].count, found.pool[SPACE].n_referenced, found.pool[SPACE].referenced_bytes) == (3, 2, 16)
     assert found.freed_bytes == survey(store).size_bytes
-    assert "of which artifacts here use 2" in usage_text(found)
+    assert "2 used by artifacts" in usage_text(found)
     assert "1 artifact make" in survey_text(survey(store))

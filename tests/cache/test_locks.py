@@ -68,7 +68,7 @@ def test_who_waits_for_a_lock_of_another_process_names_the_artifact_once(tmp_pat
     with held_until_logged(tmp_path, "lock", name) as messages, Store(tmp_path).lock(name):
         pass
     (line,) = messages
-    assert f"waiting for another process that is at work on {name}" in line
+    assert f"waiting for another process that works on {name}" in line
 
 
 def test_who_waits_for_a_video_that_another_process_makes_says_so(tmp_path: Path) -> None:

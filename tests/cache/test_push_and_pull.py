@@ -21,7 +21,7 @@ from cache.errors import CorruptArtifactError, MachineError, StoreError
 from cache.files import write_atomically
 from cache.fingerprint import fingerprint
 from cache.names import named_run, pinning
-from cache.notes import note_text, read_json
+from cache.notes import note_text
 from cache.pool import Pool
 from cache.pool_listing import PARTS, every_part
 from cache.pool_reader import arrays_digest
@@ -291,12 +291,14 @@ def test_a_byte_that_changed_at_the_remote_is_named_and_never_published(place: s
         good = remote.read(name)
         remote.write(name, good[:-1] + bytes([good[-1] ^ 1]))
         there = Store(tmp_path / f"there{n_before}")
-        with pytest.raises(CorruptArtifactError, match=f"{name}: its bytes do not match their name; delete it"):
+        with pytest.raises(
+            CorruptArtifactError, match=f"{name}: its bytes do not match the SHA-256 in its name; delete it"
+        ):
             pull(there, place)
         assert problems(there) == []
         remote.write(name, good[:-1])
         with pytest.raises(
-            CorruptArtifactError, match=r"wanted .* `sevila cache push` from a store that has it restores"
+            CorruptArtifactError, match=r"expected .* `sevila cache push` from a store that has it restores"
         ):
             pull(there, place)
         assert push(here, place).n_files == 1
@@ -310,7 +312,7 @@ def test_a_damaged_manifest_is_named_and_written_anew_by_the_next_push(tmp_path:
     push(here, place)
     name = next(iter(remote.sizes("artifacts")))
     remote.write(name, remote.read(name)[:-9])
-    with pytest.raises(CorruptArtifactError, match="from a store that has it writes it again"):
+    with pytest.raises(CorruptArtifactError, match="from a store that has the artifact writes it again"):
         pull(there, place)
     push(here, place)
     pull(there, place)
@@ -322,7 +324,7 @@ def test_damage_here_is_not_pushed(tmp_path: Path) -> None:
         here = make(tmp_path / f"here{number}")
         path = next(iter(here.root.glob(damaged)))
         path.write_bytes(path.read_bytes()[:-1] + b"!")
-        with pytest.raises(CorruptArtifactError, match="--drop` removes just what is damaged"):
+        with pytest.raises(CorruptArtifactError, match="--drop` removes only the damage"):
             push(here, tmp_path / f"place{number}")
         there = Store(tmp_path / f"there{number}")
         pull(there, tmp_path / f"place{number}")
@@ -371,12 +373,12 @@ def test_a_place_that_is_missing_or_other_things_is_said_in_a_sentence(tmp_path:
     (tmp_path / "holiday" / "photo.jpg").write_bytes(b"x")
     (tmp_path / "file").write_bytes(b"x")
     for move, place, message in [
-        (pull, tmp_path / "nowhere", "`sevila cache push` has put nothing there"),
+        (pull, tmp_path / "nowhere", "is not a remote; `sevila cache push` creates one"),
         (push, tmp_path / "no" / "disk", "there is no folder"),
-        (push, tmp_path / "holiday", "holds other things \\(photo.jpg\\)"),
-        (pull, tmp_path / "holiday", "`sevila cache push` has put nothing there"),
-        (push, here.root, "is a store itself"),
-        (push, "nosuch://place", "wanted a folder, or an address such as s3://"),
+        (push, tmp_path / "holiday", "is not a remote: it holds photo.jpg"),
+        (pull, tmp_path / "holiday", "is not a remote; `sevila cache push` creates one"),
+        (push, here.root, "is a store; read it"),
+        (push, "nosuch://place", "expected a folder, or an address such as s3://"),
     ]:
         with pytest.raises(StoreError, match=message):
             move(here, place)
@@ -399,7 +401,7 @@ def test_a_bucket_that_is_missing_or_forbidden_is_said_in_a_sentence(s3: str, tm
     urllib.request.urlopen(urllib.request.Request(authority, b"0", **with_body)).close()
     try:
         for move in (push, pull):
-            with pytest.raises(MachineError, match=r"s3://bucket/allowed: .*; when the cause is gone"):
+            with pytest.raises(MachineError, match=r"s3://bucket/allowed: .*; remove the cause"):
                 move(here, f"{s3}/allowed")
     finally:
         urllib.request.urlopen(urllib.request.Request(authority, b"inf", **with_body)).close()
@@ -439,7 +441,7 @@ def test_what_somebody_made_up_leads_nowhere(tmp_path: Path) -> None:
     here, place = make(tmp_path / "here"), tmp_path / "place"
     push(here, place)
     path = next(path for path in (place / "artifacts").iterdir() if path.name.startswith("see"))
-    whole = {name: value for name, value in read_json(path).items() if name != "checksum"}
+    whole = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "checksum"}
     record = json.loads(whole["record"])
     led_out = {**record, "files": {"../../../led": next(iter(record["files"].values()))}}
     for changed in (
@@ -482,7 +484,7 @@ def test_a_link_in_the_place_of_something_is_an_error_and_all_else_is_pushed(tmp
         "space": here.root / "pool" / SPACE,
     }[what]
     linked(path, tmp_path / "away")
-    message = rf"not pushed, while all else was: {id}: {path}: is a link to .*; a run that has one gets no name there"
+    message = rf"not pushed: {id}: {path}: is a link to .*; all else was pushed, except the names of runs"
     with pytest.raises(StoreError, match=message if what != "space" else "is a link"):
         push(Store(here.root), place)
     pushed = {path.stem for path in (place / "artifacts").iterdir()}
@@ -532,7 +534,7 @@ def test_a_link_at_the_place_is_an_error_and_all_else_is_pulled(tmp_path: Path, 
     }[what]
     linked(path, tmp_path / "away")
     there = Store(tmp_path / "there")
-    with pytest.raises(StoreError, match=rf"not pulled, while all else was: .*{path}.*: is a link"):
+    with pytest.raises(StoreError, match=rf"not pulled: .*{path}.*: is a link"):
         pull(there, place)
     assert len(list(there)) == (4 if what == "name" else 3)
     assert [path.stem for path in (there.root / "names").iterdir()] == ["second"]
@@ -544,5 +546,5 @@ def test_a_link_in_the_place_of_an_array_does_not_count_as_pulled(tmp_path: Path
     push(here, place)
     pull(Store(there), place, leave_out=("say",))
     linked(max((there / "pool").rglob(f"*{suffix}")), tmp_path / "away")
-    with pytest.raises(StoreError, match=r"not pulled, while all else was: see-.* is a link"):
+    with pytest.raises(StoreError, match=r"not pulled: see-.* is a link"):
         pull(Store(there), place)

@@ -33,7 +33,9 @@ HOSTILE: dict[str, Callable[[h5py.File], object]] = {
     "holds >f4": lambda file: file.create_dataset("data", (2,), ">f4"),
     "is a Group": lambda file: file.create_group("data"),
     "is filtered": lambda file: file.create_dataset("data", data=np.zeros(9, "uint8"), chunks=(3,), compression="gzip"),
-    r"needs 1\d+ bytes, the file has 0": lambda file: file.create_dataset("data", (10**6, 10**6), "u1", chunks=(1, 9)),
+    r"needs 1\d+ bytes, but the file holds 0": lambda file: file.create_dataset(
+        "data", (10**6, 10**6), "u1", chunks=(1, 9)
+    ),
     "cannot be read|reached by": lambda file: None,
 }
 

@@ -20,7 +20,7 @@ def on_a_full_disk() -> None:
 
 
 def test_full_disk_in_a_process_of_a_training_is_one_sentence_not_a_traceback() -> None:
-    with pytest.raises(SevilaError, match=r"^/store/partial/x: No space left on device; when the cause is gone"):
+    with pytest.raises(SevilaError, match=r"^/store/partial/x: No space left on device; remove the cause"):
         start_processes(1, on_a_full_disk, (), "train")
 
 

@@ -328,7 +328,7 @@ def test_pipe_in_the_place_of_a_source_is_told_and_not_waited_for(tmp_path: Path
     with pytest.raises(MissingSourceError, match=r"pipe, but that is a pipe, not a (file or a )?folder"):
         sources(tmp_path, **{kind: str(tmp_path / "pipe")}).places.place(kind, "plain")
     os.mkfifo(tmp_path / "sevila.toml")
-    with pytest.raises(MissingSourceError, match="it is a pipe, a file was wanted"):
+    with pytest.raises(MissingSourceError, match="is a pipe, expected a file"):
         sources(tmp_path)
 
 

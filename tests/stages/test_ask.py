@@ -96,7 +96,7 @@ def test_where_no_browser_can_be_opened_it_says_where_the_page_is(
     page = tmp_path / "answer.html"
     options = ("--option", "red", "--option", "blue", "--option", "green")
     assert ask(demo, asked, "What colour is it?", *options, "--open", "--json", "-o", str(page)) == 0
-    assert f"no browser could be opened here; the page is at {page.as_uri()}" in capsys.readouterr().err
+    assert f"cannot open a browser; the page is at {page.as_uri()}" in capsys.readouterr().err
 
 
 def test_an_option_given_twice_is_refused(demo: Path, asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,7 +175,7 @@ def test_trained_weights_of_the_store_answer_and_those_of_another_backbone_do_no
     assert ask(demo, asked, "What?", *choice, "--answerer", id, "--json") == 0
     assert "answerer: init_answerer" in answer(capsys)["answered_by"]
     assert ask(demo, asked, "What?", *choice, "--localizer", id) == 1
-    assert "holds answerer_weights, wanted localizer_weights" in capsys.readouterr().err
+    assert "holds answerer_weights; expected localizer_weights" in capsys.readouterr().err
 
 
 def test_models_that_are_kept_are_loaded_once_and_answer_as_those_that_are_not(

@@ -86,7 +86,7 @@ def test_pages_of_others_cannot_ask(address: str, headers: dict[str, str]) -> No
 def test_it_listens_on_this_machine_only_and_a_taken_port_is_a_clear_error(address: str) -> None:
     port = int(address.rsplit(":", 1)[1])
     assert address.startswith("http://127.0.0.1:")
-    with pytest.raises(SevilaError, match=f"port {port} of 127.0.0.1 is taken"), ask_server.served(answer, port, 1):
+    with pytest.raises(SevilaError, match=f"port {port} of 127.0.0.1 is in use"), ask_server.served(answer, port, 1):
         pass
 
 
@@ -110,7 +110,7 @@ def test_in_a_browser_one_drops_a_video_and_reads_the_answer_and_nothing_is_aske
         page.locator("input[type=file]").set_input_files(min((demo / "videos").iterdir()))
         page.get_by_label("Remove").or_(page.get_by_label("Clear")).first.wait_for()
         page.get_by_label("Question").fill("What <i>moves</i>?")
-        page.get_by_label("Answers to choose from").fill("a dog\na bag")
+        page.get_by_label("Options, one per line").fill("a dog\na bag")
         page.get_by_role("button", name="Ask", exact=True).click()
         frame = page.frame_locator("iframe[title=answer]")
         frame.get_by_text("What <i>moves</i>?").first.wait_for()

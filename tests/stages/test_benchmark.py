@@ -19,7 +19,7 @@ from pipeline.metrics.comparison import PairedRow
 from pipeline.training.launch import run_in_subprocess
 from reports.benchmark import run_night
 from reports.benchmark_history import History, NightRow
-from reports.benchmark_judging import Measured, Paired, corrected, holm
+from reports.benchmark_judging import NightFigure, NightTest, corrected, holm
 from stages.all import STAGES
 from tests.small_world import SMALL
 from tests.stages.runs import as_answered, sevila, with_other_weights
@@ -203,7 +203,7 @@ def test_holms_correction_keeps_the_order_and_never_makes_a_test_surer(values: l
 
 def test_a_difference_too_sure_for_a_float_is_a_regression() -> None:
     row = PairedRow("overall", "all", True, 4000, 75.0, 25.0, -50.0, -51.0, -49.0, 2000, 0, p_value=0.0)
-    (test,) = corrected([Paired("2026-11-21T03-00-07.123Z", row)])
+    (test,) = corrected([NightTest("2026-11-21T03-00-07.123Z", row)])
     assert test is not None and test.is_worse(alpha=0.05)
 
 
@@ -213,5 +213,7 @@ def test_only_beyond_the_tolerance_is_a_night_slow_or_large(usual: float, tolera
     for more_is_better, sign in ((True, -1), (False, 1)):
         for change, is_worse in ((within, False), (beyond, True), (-beyond, False)):
             now = usual * (1 + sign * change)
-            assert Measured("x", now, usual, 3, tolerance, more_is_better).is_worse == is_worse
-            assert not Measured("x", now, usual, 2, tolerance, more_is_better).is_worse, "two nights are not usual yet"
+            assert NightFigure("x", now, usual, 3, tolerance, more_is_better).is_worse == is_worse
+            assert not NightFigure("x", now, usual, 2, tolerance, more_is_better).is_worse, (
+                "two nights are not usual yet"
+            )

@@ -182,7 +182,7 @@ def test_runs_over_other_questions_cannot_be_compared(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("score_frames", "of kind frame_scores; the id of answers or metrics was wanted"),
+        ("score_frames", "of kind frame_scores; expected the id of answers or metrics"),
         ("answer_questions", "several artifacts start with 'answer_questions'"),
         ("no-such-run", "no artifact starts with 'no-such-run'"),
     ],

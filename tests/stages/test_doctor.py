@@ -159,7 +159,7 @@ def test_a_store_whose_folders_cannot_be_synced_is_no_problem(
     _, content = doctor(capsys, "--store", str(tmp_path / "store"))
     of_store = {each["text"]: each["state"] for each in content["findings"] if each["subject"] == "store"}
     assert "problem" not in of_store.values()
-    assert of_store["folders cannot be synced: a loss of power may take what was finished last"] == "note"
+    assert of_store["folders cannot be synced: a power failure may lose the last finished artifacts"] == "note"
 
 
 def test_lines_break_between_words_only() -> None:

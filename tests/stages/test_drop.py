@@ -86,7 +86,7 @@ PIECES = [
 
 def test_a_store_that_is_not_there_is_not_said_to_be_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "verify", "--all", "--store", f"{tmp_path / 'gone'}"]) == 1
-    assert "there is no store at" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "there is no store to verify" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_damaged_pieces_of_all_kinds_are_listed_and_nothing_is_changed_without_drop(
@@ -169,7 +169,7 @@ def test_lost_record_is_found_and_made_again_from_the_shards(
     before = contents(store)
     path = one(store, "artifacts/sample_frames-*/record.json")
     path.unlink()
-    assert verify(store, path.parent.name) == 1 and f"{path}: it is gone" in capsys.readouterr().out
+    assert verify(store, path.parent.name) == 1 and f"{path}: is gone" in capsys.readouterr().out
     assert verify(store, "--drop") == 0
     assert "all its shards stay" in capsys.readouterr().out
     caplog.clear()
@@ -200,17 +200,13 @@ def test_missing_artifacts_are_problems_where_a_named_run_needs_them_and_never_a
     shutil.rmtree(frames)
     assert verify(store) == 0
     said = capsys.readouterr().out
-    assert (
-        frames.name in said and "all as written of what is here; not here: 1 artifact that no named run needs" in said
-    )
+    assert frames.name in said and "all as written; not in the store: 1 artifact that no named run needs" in said
     for pinned in (features, frames):  # what was made from it; itself
         with pinning(Store(store), "x", "recipe", {}, [], replace=True) as pins:
             pins.add(pinned.name, "stage", "")
         assert verify(store) == 1
         said = capsys.readouterr().out
-        assert (
-            f"{frames}: it is gone" in said and "run its recipe again, which makes it" in said and "1 problem" in said
-        )
+        assert f"{frames}: is gone" in said and "run its recipe again, which makes it" in said and "1 problem" in said
     assert verify(store, "--drop") == 1
 
 

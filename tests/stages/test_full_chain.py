@@ -368,7 +368,7 @@ def test_report_of_a_forward_chain_is_refused(world: Path, tmp_path: Path, capsy
 
 def test_report_with_a_seed_twice_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sevila("results", world, tmp_path, "--seeds", "1", "0", "1") == 1
-    assert "--seeds 1 0 1: a seed twice adds nothing" in capsys.readouterr().err
+    assert "--seeds 1 0 1: expected each seed once" in capsys.readouterr().err
 
 
 def test_full_chain_of_moment_queries_pretrains_the_localizer_before_it_retrieves(

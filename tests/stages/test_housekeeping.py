@@ -54,13 +54,13 @@ def test_a_changed_key_is_followed_upstream_and_told_once(
         *("sample_frames", "extract_features", "score_frames", "select_keyframes", "answer_questions", "evaluate")
     ]
     assert [line.strip() for line in told if line.startswith("        ")] == ["sample_frames.frames: 8 -> 4"]
-    assert sum(line.endswith(": the changes just named") for line in told) == 5
+    assert sum(line.endswith(": the same changes as above") for line in told) == 5
 
 
 def test_a_named_run_can_be_the_reference(named: Path, demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = why(capsys, demo, named, *UNIFORM, "--set", "select_keyframes.k=2", "--than", "uniform", stage="evaluate")
     assert told.splitlines()[1:] == [
-        f"    unlike {id_of(named, 'uniform', 'evaluate')}:",
+        f"    changed from {id_of(named, 'uniform', 'evaluate')}:",
         "        select_keyframes.k: 4 -> 2",
     ]
 
@@ -89,7 +89,7 @@ def test_videos_that_came_changed_or_went_are_counted(
     shutil.copy(videos[1], videos[2])
     videos[3].unlink()
     told = why(capsys, world, named, stage="sample_frames")
-    changed = f"sample_frames.videos: 1 added (new), 1 changed ({videos[2].stem}), 1 missing now ({videos[3].stem})"
+    changed = f"sample_frames.videos: 1 added (new), 1 changed ({videos[2].stem}), 1 now missing ({videos[3].stem})"
     assert changed in told
 
 
@@ -104,9 +104,7 @@ def test_ancestry_names_each_ancestor_once(named: Path, capsys: pytest.CaptureFi
 def test_gc_and_du_of_the_command(named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Path(shutil.copytree(named, tmp_path / "store"))
     where = ("--store", str(store))
-    assert printed(capsys, "runs", "rm", "uniform", *where).startswith(
-        "forgotten; `sevila cache gc` would now free 0 B"
-    )
+    assert printed(capsys, "runs", "rm", "uniform", *where).startswith("removed; `sevila cache gc` would now free 0 B")
     for note in (store / "recent").glob("*.json"):
         note.unlink()
     found = json.loads(printed(capsys, "cache", "gc", "--older-than", "0", "--json", *where))

@@ -139,27 +139,27 @@ def test_a_query_twice_is_told_with_both_lines(files: Files, side: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"qid": ...}, "no qid; found query, vid"),
-        ({"qid": 1.5}, "qid is 1.5; an integer or a text wanted"),
+        ({"qid": ...}, "no qid; found only query, vid"),
+        ({"qid": 1.5}, "qid is 1.5; expected an integer or a string"),
         ({"qid": True}, "qid is true"),
         ({"qid": ""}, 'qid is ""'),
-        ({"vid": 3}, "vid is 3; a text wanted"),
-        ({"pred_relevant_windows": None}, "pred_relevant_windows is null; a list of [start, end, score] wanted"),
+        ({"vid": 3}, "vid is 3; expected a string"),
+        ({"pred_relevant_windows": None}, "pred_relevant_windows is null; expected a list of [start, end, score]"),
         ({"pred_relevant_windows": {"a": 1}}, 'pred_relevant_windows is {"a": 1}'),
-        ({"pred_relevant_windows": [[0, 4]]}, "pred_relevant_windows has [0, 4]; [start, end, score] wanted"),
-        ({"pred_relevant_windows": [0, 4, 0.9]}, "pred_relevant_windows has 0; [start, end, score] wanted"),
-        ({"pred_relevant_windows": [["0", 4, 0.9]]}, 'pred_relevant_windows, start is "0"; a number wanted'),
-        ({"pred_relevant_windows": [[0, True, 0.9]]}, "pred_relevant_windows, end is true; a number wanted"),
+        ({"pred_relevant_windows": [[0, 4]]}, "pred_relevant_windows has [0, 4]; expected [start, end, score]"),
+        ({"pred_relevant_windows": [0, 4, 0.9]}, "pred_relevant_windows has 0; expected [start, end, score]"),
+        ({"pred_relevant_windows": [["0", 4, 0.9]]}, 'pred_relevant_windows, start is "0"; expected a number'),
+        ({"pred_relevant_windows": [[0, True, 0.9]]}, "pred_relevant_windows, end is true; expected a number"),
         (
             {"pred_relevant_windows": [[0, 4, float("nan")]]},
-            "pred_relevant_windows, score is NaN; a finite number wanted",
+            "pred_relevant_windows, score is NaN; expected a finite number",
         ),
         ({"pred_relevant_windows": [[0, float("inf"), 1]]}, "pred_relevant_windows, end is Infinity"),
-        ({"pred_relevant_windows": [[10**400, 4, 1]]}, "a finite number wanted"),
-        ({"pred_relevant_windows": [[8, 4, 0.9]]}, "predicted window 8 to 4 s is reversed; start <= end wanted"),
-        ({"pred_saliency_scores": "high"}, 'pred_saliency_scores is "high"; a list of one number per clip wanted'),
-        ({"pred_saliency_scores": [0.1, None]}, "pred_saliency_scores is null; a number wanted"),
-        ({"pred_saliency_scores": [float("nan")]}, "pred_saliency_scores is NaN; a finite number wanted"),
+        ({"pred_relevant_windows": [[10**400, 4, 1]]}, "expected a finite number"),
+        ({"pred_relevant_windows": [[8, 4, 0.9]]}, "predicted window 8 to 4 s is reversed; expected start <= end"),
+        ({"pred_saliency_scores": "high"}, 'pred_saliency_scores is "high"; expected a list of one number per clip'),
+        ({"pred_saliency_scores": [0.1, None]}, "pred_saliency_scores is null; expected a number"),
+        ({"pred_saliency_scores": [float("nan")]}, "pred_saliency_scores is NaN; expected a finite number"),
     ],
 )
 def test_a_wrong_prediction_is_told_by_line(files: Files, changes: dict[str, Any], wanted: str) -> None:
@@ -172,11 +172,11 @@ def test_a_wrong_prediction_is_told_by_line(files: Files, changes: dict[str, Any
     [
         ({"duration": ...}, "no duration"),
         ({"duration": "long"}, "duration is 'long', a number of seconds was wanted"),
-        ({"duration": 0}, "duration is 0; seconds above 0 wanted"),
+        ({"duration": 0}, "duration is 0; expected seconds above 0"),
         ({"relevant_windows": ...}, "no relevant_windows"),
-        ({"relevant_windows": []}, "relevant_windows is empty; at least one window wanted"),
-        ({"relevant_windows": [[4, 4]]}, "relevant window 4 to 4 s; a start before the end wanted"),
-        ({"relevant_windows": [[4, 3]]}, "relevant window 4 to 3 s; a start before the end wanted"),
+        ({"relevant_windows": []}, "relevant_windows is empty; expected at least one window"),
+        ({"relevant_windows": [[4, 4]]}, "relevant window 4 to 4 s; expected a start before the end"),
+        ({"relevant_windows": [[4, 3]]}, "relevant window 4 to 3 s; expected a start before the end"),
         ({"relevant_windows": [[30, 40]]}, "holds 30 to 40 s, which lies outside the video (0 to 20 s)"),
         (
             {"relevant_clip_ids": [0, 1, 5]},
@@ -200,7 +200,7 @@ def test_lines_that_are_not_json_are_told_and_a_cut_file_is_not_taken_for_a_shor
 def test_many_wrong_lines_are_counted(files: Files) -> None:
     bad = [prediction(number, vid=0) for number in range(9)]
     message = files.error(bad, [annotation(number) for number in range(9)])
-    assert message.count("a text wanted") == 5 and message.strip().endswith("and 4 more")
+    assert message.count("expected a string") == 5 and message.strip().endswith("and 4 more")
 
 
 @pytest.mark.parametrize("window", [[-3, 4, 1], [140, 160, 1], [20, 24, 1], [200, 210, 1], [16, 153, 1]])
@@ -218,14 +218,15 @@ def test_a_window_to_the_end_of_a_video_that_decodes_a_little_longer_is_evaluate
 
 
 def test_a_prediction_for_another_video_is_refused(files: Files) -> None:
-    assert "qid 1 is about 'w', annotated is 'v'" in files.error([prediction(vid="w")], [annotation()])
+    message = files.error([prediction(vid="w")], [annotation()])
+    assert "qid 1: the predicted video is 'w', the annotated 'v'" in message
 
 
 def test_a_split_without_published_answers_is_told_as_such(files: Files) -> None:
     # As the benchmark's test split: qid, query, duration, vid and nothing else.
     test = {"qid": 1, "query": "A dog runs.", "duration": 20, "vid": "v"}
     message = files.error([prediction()], [test])
-    assert "no line has relevant_windows (found: qid, query, duration, vid)" in message and "test split" in message
+    assert "found no relevant_windows (only qid, query, duration, vid)" in message and "test split" in message
 
 
 def test_some_queries_without_windows_are_told(files: Files) -> None:
@@ -234,11 +235,10 @@ def test_some_queries_without_windows_are_told(files: Files) -> None:
 
 
 def test_swapped_files_are_told(files: Files) -> None:
-    found = "(found: qid, query, duration, vid, relevant_windows"
-    assert f"no line has pred_relevant_windows or pred_saliency_scores {found}" in files.error(
-        [annotation()], [prediction()]
-    )
-    assert "no line has relevant_windows (found: qid, query, vid, pred_" in files.error([prediction()], [prediction()])
+    message = files.error([annotation()], [prediction()])
+    names = "qid, query, duration, vid, relevant_windows"
+    assert f"found neither pred_relevant_windows nor pred_saliency_scores (only {names}" in message
+    assert "found no relevant_windows (only qid, query, vid, pred_" in files.error([prediction()], [prediction()])
 
 
 def test_a_missing_or_empty_file_is_told(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

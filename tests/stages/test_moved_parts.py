@@ -80,7 +80,9 @@ def test_moved_parts_are_an_error_that_names_the_file_and_are_made_again_where_t
     assert sevila("run", demo, store, *OTHER_SCORES) == 1
     said = capsys.readouterr().err
     assert (
-        str(store / "pool") in said and ("wanted those of" in said or "gone from the pool" in said) and "--drop" in said
+        str(store / "pool") in said
+        and ("expected those of" in said or "gone from the pool" in said)
+        and "--drop" in said
     )
     assert verify(store) == 1
     said = capsys.readouterr().out

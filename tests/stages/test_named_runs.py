@@ -150,7 +150,7 @@ def test_a_damaged_name_is_told_and_can_be_given_up(
     assert main(["runs", "show", "uniform", "--store", str(store)]) == 1
     assert "'../x' is not an artifact id" in capsys.readouterr().err
     assert main(["cache", "verify", "--all", "--drop", "--store", str(store)]) == 1
-    assert "repeated as `--name uniform --replace" in capsys.readouterr().out
+    assert "repeat its run with `--name uniform --replace" in capsys.readouterr().out
     assert main(["runs", "rm", "uniform", "--store", str(store)]) == 0
     assert main(["cache", "verify", "--all", "--store", str(store)]) == 0
     assert not path.exists()

@@ -133,12 +133,12 @@ def test_numbers_in_a_csv_for_people_stay_numbers() -> None:
     assert list(row.values()) == ["-5", "+3.25", "1e-3", "-1,5", "-0.5", "True", "", "plain"]
 
 
-def test_answers_of_an_artifact_that_holds_none_are_an_error_that_says_what_was_wanted(
+def test_answers_of_an_artifact_that_holds_none_are_an_error_that_names_the_expected_stages(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for prefix in ("score", "list_questions", "evaluate"):
         assert main(["answers", prefix, "--store", str(finished)]) == 1
-        assert "wanted an artifact of answer_questions" in capsys.readouterr().err
+        assert "expected an artifact of answer_questions" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_read_enough_is_no_error_message(finished: Path) -> None:

@@ -89,7 +89,7 @@ def test_every_row_of_every_table_that_can_run_has_a_number_and_the_others_say_w
             else:
                 assert list(numbers) == table.figures
                 assert all(re.match(r"[\d.]+", cell) for cell in numbers.values()), (name, row.name, numbers)
-    assert "annotations timed_text" in reproduced.tables.split("## What is left")[1]
+    assert "annotations timed_text" in reproduced.tables.split("## Not measured")[1]
 
 
 @pytest.mark.slow
@@ -151,8 +151,8 @@ def test_costs_are_told_by_stage_and_in_all_for_first_and_later_runs(reproduced:
     figures = [line for line in lines if len(line) == 6 and line[0] not in ("stage", "---")]
     seconds = {(line[0], line[1]): float(line[2]) for line in figures}
     for row in ("Answerer alone, uniform frames", "SeViLA"):
-        parts = [value for (stage, of_row), value in seconds.items() if of_row == row and stage != "in all"]
-        assert sum(parts) == pytest.approx(seconds["in all", row], abs=1e-3)
+        parts = [value for (stage, of_row), value in seconds.items() if of_row == row and stage != "total"]
+        assert sum(parts) == pytest.approx(seconds["total", row], abs=1e-3)
     assert ("score_frames", "SeViLA") in seconds and ("score_frames", "Answerer alone, uniform frames") not in seconds
     parameters = [
         float(cell) for (_, figure), cell in cells(reproduced.tables, "table15").items() if figure == "parameters"
@@ -173,12 +173,12 @@ def test_with_nothing_present_one_page_says_what_is_needed(
         r"weights Salesforce/blip2-flan-t5-xl +15\.8 GB +https://",
         r"weights sevila-pretrained +0\.8 GB +https://",
         r"table3 +[\d.]+\n",
-        r"together, as they share work +[\d.]+\n",
+        r"all together, with shared steps once +[\d.]+\n",
         r"--annotations NAME=PATH",
     ):
         assert re.search(wanted, page), wanted
     hours = [float(line.split()[-1]) for line in page.splitlines() if re.match(r"table\d", line)]
-    together = float(re.findall(r"share work +([\d.]+)", page)[0])
+    together = float(re.findall(r"shared steps once +([\d.]+)", page)[0])
     assert max(hours) < together < sum(hours)
     assert not records(tmp_path / "store")
 
@@ -213,11 +213,11 @@ def test_a_plan_runs_nothing_and_shows_the_numbers_that_the_store_has(
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("tabel3", "no 'tabel3' to reproduce (did you mean 'table3'?)"),
+        ("tabel3", "no table 'tabel3' to reproduce (did you mean 'table3'?)"),
         ("table3 --dataset nextq", "did you mean 'nextqa'?"),
         (
             "table3 --dataset qvhighlights",
-            "none of these tables has a column of these data sets; wanted one of nextqa, star",
+            "none of these tables has a column for these data sets; expected one of nextqa, star",
         ),
         ("table3 --set select_keyframes.kk=2", "has no key 'kk'"),
     ],
@@ -238,7 +238,7 @@ def test_two_recipes_of_one_name_are_refused_as_their_numbers_would_be_taken_for
         recipe.write_text('[list_questions]\ndataset = "plain"\n')
     own = [word for recipe in recipes for word in ("--dataset", str(recipe))]
     assert main(["reproduce", "table2", *own, "--store", str(tmp_path / "store")]) == 1
-    assert "as 'own'; rename one" in capsys.readouterr().err
+    assert "has the same name, 'own'; rename one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

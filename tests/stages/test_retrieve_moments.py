@@ -262,7 +262,7 @@ def test_stale_moments_are_exported_with_a_warning(world: World, caplog: pytest.
 
 
 def test_only_moments_can_be_exported(world: World) -> None:
-    with pytest.raises(StoreError, match="holds frame_scores; wanted an artifact of retrieve_moments"):
+    with pytest.raises(StoreError, match="holds frame_scores; expected an artifact of retrieve_moments"):
         list(submission(world.store, "score_frames"))
 
 

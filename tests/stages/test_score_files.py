@@ -57,8 +57,8 @@ def test_the_command_takes_a_selectors_options(tmp_path: Path, capsys: pytest.Ca
     [
         (["--selector", "ask"], "no selector is called 'ask' (did you mean 'aks'?)"),
         (["--selector", "bolt", "--official"], "bolt has no option 'official'"),
-        (["--set", "t1"], "--set t1: wanted option=value"),
-        (["--selector", "mdp3"], "mdp3 needs vectors of the frames, and score files have none"),
+        (["--set", "t1"], "--set t1: expected option=value"),
+        (["--selector", "mdp3"], "mdp3 needs vectors of the frames, which score files do not contain"),
     ],
 )
 def test_a_slip_in_the_command_is_one_error(
@@ -76,9 +76,9 @@ def test_the_scores_are_not_overwritten_and_a_list_has_no_other_formats_name(
     before = scores.read_bytes()
     (tmp_path / "link.json").symlink_to(scores)
     for output, message in (
-        (scores, "which is read; another file was wanted"),
-        (tmp_path / "link.json", "which is read; another file was wanted"),
-        (tmp_path / "out.parquet", "wanted a file that ends in .json"),
+        (scores, "an input of the command; give another file"),
+        (tmp_path / "link.json", "an input of the command; give another file"),
+        (tmp_path / "out.parquet", "expected a file that ends in .json"),
     ):
         with pytest.raises(SystemExit):
             main(["keyframes", "select", str(scores), str(frames), "-o", str(output)])
@@ -139,7 +139,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_selector_that_needs_more_than_scores_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SevilaError, match="mdp3 needs vectors of the frames, and score files have none"):
+    with pytest.raises(SevilaError, match="mdp3 needs vectors of the frames, which score files do not contain"):
         select_frames(*files(tmp_path), "mdp3", 2)
     with pytest.raises(SevilaError, match="oracle needs moments and seconds"):
         select_frames(*files(tmp_path), "oracle", 2)

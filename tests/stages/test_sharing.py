@@ -58,7 +58,7 @@ def test_features_can_stay_away_and_the_run_is_still_read_repeated_and_verified(
     assert not list((store / "pool").glob("extract_features*")) and list((store / "pool").glob("sample_frames*"))
     assert main(without_videos(demo, store)) == 0
     assert main(["cache", "verify", "--all", "--store", str(store)]) == 0
-    assert "came without 8 arrays" in capsys.readouterr().out
+    assert "was pulled without 8 arrays" in capsys.readouterr().out
     whole = Path(shutil.copytree(store, tmp_path / "whole"))
     assert pull(whole, pushed, "baseline") == 0
     assert main(["cache", "verify", "--all", "--store", str(whole)]) == 0
@@ -81,7 +81,11 @@ def test_features_can_stay_away_and_the_run_is_still_read_repeated_and_verified(
         ("sftp://host/x", "paramiko", "pip install 'sevila-pipeline[ssh]'"),
         ("hf://datasets/owner/name", "huggingface_hub", "huggingface_hub"),
         ("az://container/x", "adlfs", "Install adlfs"),
-        ("nothing://x", "", "wanted a folder, or an address such as s3://BUCKET/PATH, gs://, hf:// or ssh://HOST/PATH"),
+        (
+            "nothing://x",
+            "",
+            "expected a folder, or an address such as s3://BUCKET/PATH, gs://, hf:// or ssh://HOST/PATH",
+        ),
     ],
 )
 def test_an_address_whose_package_is_missing_says_what_to_install(
@@ -104,8 +108,8 @@ def test_an_address_whose_package_is_missing_says_what_to_install(
 
 def test_the_errors_of_sharing_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command, message in [
-        (["push", str(tmp_path / "place")], "there is no store at"),
-        (["pull", str(tmp_path / "place")], "`sevila cache push` has put nothing there"),
+        (["push", str(tmp_path / "place")], "there is no store to push"),
+        (["pull", str(tmp_path / "place")], "is not a remote"),
         (["pull", "gs://bucket/x"], "pip install 'sevila-pipeline[gs]'"),
     ]:
         assert main(["cache", *command, "--store", str(tmp_path / "store")]) == 1
@@ -122,7 +126,7 @@ def test_a_run_that_stands_on_a_store_below_says_what_stays_behind_without_it(
     assert push(store, remote, "two") == 0
     printed = capsys.readouterr().out
     assert (
-        "not pushed, as it is not in this store (what lies in a store below needs --below): list_questions-" in printed
+        "not pushed, as this store lacks it (for artifacts of a store below, give --below): list_questions-" in printed
     )
     assert push(store, remote, "two", *below) == 0
     assert "not pushed" not in capsys.readouterr().out

@@ -93,10 +93,10 @@ def test_a_scorer_or_answerer_may_name_what_it_is_made_of_and_have_keys_of_its_o
     ("option", "message"),
     [
         (("--scorers", "clipp"), r"no such stage that makes frame scores.*did you mean 'clip'"),
-        (("--scorers", "clip="), r"'clip=' names nothing after clip="),
+        (("--scorers", "clip="), r"'clip=' has no name after clip="),
         (
             ("--scorers", "clip,select_keyframes.k=2"),
-            r"\[select_keyframes\] is not of clip alone; its own sections: import_",
+            r"\[select_keyframes\] is no section of clip; expected one of import_",
         ),
         (("--scorers", "clip,score_by_similarity.templat=x"), r"no key 'templat' .did you mean 'template'"),
         (("--answerers", "vml=x"), r"no answerer 'vml=x'.*did you mean 'vlm'"),

@@ -60,7 +60,7 @@ def test_weights_are_compared_tensor_by_tensor(
     assert weights(store, "compare", "init_localizer", "init_answerer") == 0
     assert capsys.readouterr().out.startswith("Localizer against Answerer: all ")
     assert weights(store, "compare", "init_localizer", "nothing") == 1
-    assert "`sevila weights ls` lists what there is" in capsys.readouterr().err
+    assert "`sevila weights ls` lists all weights" in capsys.readouterr().err
 
 
 def test_a_localizer_and_an_answerer_of_two_backbones_are_not_exported_as_one(
@@ -77,7 +77,7 @@ def test_a_localizer_and_an_answerer_of_two_backbones_are_not_exported_as_one(
     capsys.readouterr()
     assert weights(store, "export", "init_localizer", id, "-o", str(tmp_path / "x.pth")) == 1
     printed = capsys.readouterr().err
-    assert "a Localizer and an Answerer of one backbone were wanted" in printed
+    assert "expected a Localizer and an Answerer of one backbone" in printed
     assert all(each in printed for each in backbones) and not (tmp_path / "x.pth").exists()
     assert weights(store, "export", "init_localizer", "init_answerer", "-o", str(tmp_path / "x.pth")) == 0
     assert f"Answerer {former}" in capsys.readouterr().out  # not the newest, which is the other backbone's
@@ -89,12 +89,12 @@ def test_what_cannot_be_exported_or_named_says_why(
     assert weights(store, "export", "init_localizer", "init_answerer", "-o", str(tmp_path / "x")) == 1
     assert "a BLIP-2 folder has one Q-Former" in capsys.readouterr().err
     assert weights(store, "export", "init_localizer", "-o", str(tmp_path / "x.txt")) == 1
-    assert "ends as a file does; wanted .safetensors or .pth" in capsys.readouterr().err
+    assert "has the suffix of another file type; expected .safetensors or .pth" in capsys.readouterr().err
     assert not (tmp_path / "x.txt").exists()
     assert weights(store, "show", "sevila-pretraind") == 1
     assert "did you mean 'sevila-pretrained'" in capsys.readouterr().err
     assert weights(store, "export", "evaluate", "-o", str(tmp_path / "x.pth")) == 1
-    assert "wanted weights of a Localizer or an Answerer" in capsys.readouterr().err
+    assert "expected weights of a Localizer or an Answerer" in capsys.readouterr().err
     assert weights(store, "import", "ours", str(demo / "questions.csv")) == 1
     assert not config.exists()
     config.write_text("[weights\n")

@@ -1,0 +1,120 @@
+"""Workers of pool gpu, and the flow runs in which they build pieces."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.exceptions import ObjectNotFound
+from prefect.states import State
+
+from workers.flow_runs import STATE_POLL_SECONDS, Submit, cancel, cancel_scheduled, n_online, states_of
+from workers.piece import BACK_OFF_SECONDS, PROGRESS_SECONDS, MakeAll, ShowLeft, count_failure, run_name
+from workers.staying import hand_over, is_idle
+
+log = logging.getLogger("sevila")
+
+
+class GpuWorkers:
+    """Workers of pool gpu, which build pieces in as many flow runs as the pool can run in parallel.
+
+    Each flow run builds one piece after the other with the model it has loaded, until none is missing, and then stays for the
+    next step (workers/staying.py). A run is submitted again after a back-off if its worker was killed or its machine failed; the
+    other runs continue.
+    """
+
+    def __init__(self, submit: Submit) -> None:
+        self._submit = submit
+        self._staying: list[UUID] = []  # runs that have built pieces and may be idle; shared by all branches of a chain
+
+    @contextmanager
+    def connected(self) -> Iterator[MakeAll]:
+        """Yield a function that builds pieces on the workers."""
+        with get_client(sync_client=True) as client:
+            yield partial(self._make_all, client)
+
+    def n_slots(self) -> int | None:
+        """Return how many runs the pool can run in parallel; None if it has no limit."""
+        with get_client(sync_client=True) as client:
+            return _n_slots(client)
+
+    def release(self) -> None:
+        """Let the runs end that stay."""
+        if self._staying:
+            with get_client(sync_client=True) as client:
+                while self._staying:
+                    self._hand_over(client, "")
+
+    def _make_all(
+        self, client: SyncPrefectClient, id: str, n_missing: int, tries: Counter[int], show_left: ShowLeft
+    ) -> None:
+        due = dict.fromkeys(range(_n_runs(client, n_missing)), 0.0)  # by run number, the time at which to submit it
+        waiting: dict[int, UUID] = {}
+        shown_at = time.monotonic()
+        try:
+            while due or waiting:
+                for number in [number for number, submit_at in due.items() if submit_at <= time.monotonic()]:
+                    waiting[number] = self._hand_over(client, id) or self._submit("gpu", id, run_name(id, number))
+                    del due[number]
+                time.sleep(STATE_POLL_SECONDS)
+                if time.monotonic() - shown_at > PROGRESS_SECONDS:
+                    shown_at = time.monotonic()
+                    show_left()
+                over = _states_when_over(client, waiting, id)
+                if any(state is not None and (state.is_completed() or is_idle(state, id)) for state in over.values()):
+                    due.clear()  # no piece is left to lock: runs that have not started would do nothing
+                    cancelled = cancel_scheduled(client, list(waiting.values()))
+                    waiting = {number: run_id for number, run_id in waiting.items() if run_id not in cancelled}
+                    if not show_left():  # all pieces exist, even if a run is still waiting or lost its worker
+                        self._staying += waiting.values()
+                        waiting.clear()
+                        return
+                for number, state in over.items():
+                    run_id = waiting.pop(number)
+                    if state is None:
+                        log.warning("run %s was deleted and is submitted again", number)
+                        due[number] = 0.0
+                    elif is_idle(state, id):
+                        self._staying.append(run_id)
+                    elif not state.is_completed():
+                        count_failure(number, state, tries, state.is_crashed())
+                        due[number] = time.monotonic() + BACK_OFF_SECONDS[tries[number] - 1]
+        finally:
+            cancel(client, list(waiting.values()))
+
+    def _hand_over(self, client: SyncPrefectClient, id: str) -> UUID | None:
+        """Hand an artifact to one of the runs that stay, and return the run; None if none is idle."""
+        while self._staying:
+            with suppress(IndexError, ObjectNotFound):  # another branch took the last one; a user deleted the run
+                if hand_over(client, run_id := self._staying.pop(), id):
+                    return run_id
+        return None
+
+
+def _states_when_over(client: SyncPrefectClient, waiting: dict[int, UUID], id: str) -> dict[int, State[Any] | None]:
+    """Return the states of the runs that are final or idle, by their numbers; None for one that was deleted."""
+    states = states_of(client, list(waiting.values()))
+    by_number = {number: states.get(run_id) for number, run_id in waiting.items()}
+    return {n: state for n, state in by_number.items() if state is None or state.is_final() or is_idle(state, id)}
+
+
+def _n_slots(client: SyncPrefectClient) -> int | None:
+    """Return how many runs pool gpu can run in parallel: one per worker of type process, else the pool's limit, if any."""
+    pool = client.read_work_pool("gpu")
+    return n_online(client, "gpu") if pool.type == "process" else pool.concurrency_limit
+
+
+def _n_runs(client: SyncPrefectClient, n_missing: int) -> int:
+    """Return the number of flow runs in which to build that many pieces."""
+    n_slots = _n_slots(client)
+    if n_slots == 0:
+        log.warning("no worker of pool gpu is online: the pieces wait until one is (docs/workers.md)")
+    return max(1, min(n_missing if n_slots is None else n_slots, n_missing))
