@@ -63,10 +63,10 @@ class Reader(Protocol):
     def prepare(self, questions: Sequence[Question]) -> list[PreparedQuestion]:
         """Return the questions with their token ids."""
 
-    def ask(self, visual: Tensor, asked: Sequence[PreparedQuestion], frame_prefixes: Sequence[str]) -> Tensor:
+    def ask(self, visual: Tensor, prepared: Sequence[PreparedQuestion], frame_prefixes: Sequence[str]) -> Tensor:
         """Return a row of numbers for each question, [R, N] on the device, for its frames' visual tokens [R, K, Q, L]."""
 
-    def values(self, table: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]:
+    def values(self, table: np.ndarray, prepared: Sequence[PreparedQuestion]) -> list[OptionValues]:
         """Return the values in a table of `ask`, on the host."""
 
 
@@ -95,7 +95,7 @@ class KeyframeReader:
     ) -> Callable[[], list[FramesAnswer]]:
         """Start asking, and return a function that waits for the device and returns an answer for each unit."""
         answers = [FramesAnswer(self._reader.refusal(unit.question)) for unit in units]
-        asked = self._reader.prepare([unit.question for unit in units])
+        prepared = self._reader.prepare([unit.question for unit in units])
         by_frames: dict[int, list[int]] = defaultdict(list)
         for number, unit in enumerate(units):
             if not answers[number].reason:
@@ -109,22 +109,24 @@ class KeyframeReader:
                     [place[units[number].question.video_id, row] for row in units[number].rows] for number in chosen
                 ]
                 frames = visual[to_device(np.array(where), str(visual.device))]
-                table, copied = to_host(self._reader.ask(frames, [asked[number] for number in chosen], prefixes))
+                table, copied = to_host(self._reader.ask(frames, [prepared[number] for number in chosen], prefixes))
                 return chosen, table[0], copied
 
             prefix_ids = self._reader.answerer.language.verbalizer.tokenize_prefixes(prefixes)
             extra_tokens = n_frames * (visual.shape[1] + max(len(ids) for ids in prefix_ids))
-            lengths = [len(asked[number].token_ids) for number in numbers]
+            lengths = [len(prepared[number].token_ids) for number in numbers]
             for batch in token_batches(lengths, extra_tokens, self._shard.settings["batch_tokens"]):
                 batches += self._halving(ask, [numbers[item] for item in batch])
 
         def collect() -> list[FramesAnswer]:
             for chosen, table, copied in batches:
                 copied()
-                values = self._reader.values(table.numpy(), [asked[number] for number in chosen])
+                values = self._reader.values(table.numpy(), [prepared[number] for number in chosen])
                 for number, options in zip(chosen, values, strict=True):
-                    truncated = asked[number].truncated
-                    answers[number] = FramesAnswer(options.problem, options.values, options.first_token_id, truncated)
+                    truncated = prepared[number].truncated
+                    answers[number] = FramesAnswer(
+                        options.problem_of(), options.values, options.first_token_id, truncated
+                    )
             return answers
 
         return collect

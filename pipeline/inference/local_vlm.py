@@ -52,21 +52,23 @@ class LocalVlm:
         except ValueError as error:  # for example the question contains the model's placeholder for a picture
             return WrittenAnswer(Reason(f"{REFUSED_PROMPT}: the model's processor says: {str(error).splitlines()[0]}"))
         n_tokens = int(inputs["input_ids"].shape[1])
-        asked = WrittenAnswer(prompt_tokens=n_tokens)
+        answer = WrittenAnswer(prompt_tokens=n_tokens)
         new_tokens = self._max_new_tokens if self._readout == "generation" else 0
         most = self._model.most_tokens
         if most is not None and n_tokens + new_tokens > most:
             fix = "choose fewer keyframes or a smaller height"
-            return asked._replace(reason=Reason(f"{TOO_LONG}: {n_tokens} tokens, the model reads {most}: {fix}"))
-        return self._by_letters(question, inputs, asked) if not new_tokens else self._by_reply(question, inputs, asked)
+            return answer._replace(reason=Reason(f"{TOO_LONG}: {n_tokens} tokens, the model reads {most}: {fix}"))
+        return (
+            self._by_letters(question, inputs, answer) if not new_tokens else self._by_reply(question, inputs, answer)
+        )
 
-    def _by_letters(self, question: Question, inputs: dict[str, Any], asked: WrittenAnswer) -> WrittenAnswer:
+    def _by_letters(self, question: Question, inputs: dict[str, Any], answer: WrittenAnswer) -> WrittenAnswer:
         values = self._model.letters(inputs, OPTION_LETTERS[: len(question.options)])
         if not np.isfinite(values).all():
-            return asked._replace(reason=Reason(f"{ANSWERS}: the letters' log-probabilities"))
-        return asked._replace(prediction=int(values.argmax()), log_probabilities=values.tolist())
+            return answer._replace(reason=Reason(f"{ANSWERS}: the letters' log-probabilities"))
+        return answer._replace(prediction=int(values.argmax()), log_probabilities=values.tolist())
 
-    def _by_reply(self, question: Question, inputs: dict[str, Any], asked: WrittenAnswer) -> WrittenAnswer:
+    def _by_reply(self, question: Question, inputs: dict[str, Any], answer: WrittenAnswer) -> WrittenAnswer:
         text, n_tokens = self._model.write(inputs, self._max_new_tokens)
         finish = "length" if n_tokens == self._max_new_tokens else "stop"
-        return named_option(question, asked._replace(text=text, finish=finish, reply_tokens=n_tokens))
+        return named_option(question, answer._replace(text=text, finish=finish, reply_tokens=n_tokens))

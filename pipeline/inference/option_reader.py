@@ -42,13 +42,8 @@ class OptionValues:
     values: np.ndarray
     first_token_id: int | None
 
-    @property
-    def problem(self) -> Reason:
-        """Why the values give no answer; empty if they do."""
-        return self.problem_of("")
-
-    def problem_of(self, frame: str) -> Reason:
-        """Return `problem` with a prefix for the frame, such as "frame 7: "."""
+    def problem_of(self, frame: str = "") -> Reason:
+        """Return why the values give no answer, empty if they do; `frame` is a prefix of the details, such as "frame 7: "."""
         if np.isfinite(self.values).all():
             return Reason()
         return Reason(f"{ANSWERS}: {frame}the Answerer gave {self.values.tolist()}")
@@ -81,32 +76,32 @@ class OptionReader:
             options = [self._verbalizer.tokenize_targets(question.options) for question in questions]
         return [PreparedQuestion(*fields) for fields in zip(questions, ids, cut, options, strict=True)]
 
-    def ask(self, visual: Tensor, asked: Sequence[PreparedQuestion], frame_prefixes: Sequence[str]) -> Tensor:
+    def ask(self, visual: Tensor, prepared: Sequence[PreparedQuestion], frame_prefixes: Sequence[str]) -> Tensor:
         """Return the table for `values` of R questions about K frames each, `visual` [R, K, Q, L], on the device.
 
         Float64 [R, 1 + max options]: the first token's id, -1 if texts are read, and a value per option.
         """
         import torch
 
-        token_ids = [question.token_ids for question in asked]
+        token_ids = [item.token_ids for item in prepared]
         if self._readout == "letter":
-            n_options = [len(prepared.question.options) for prepared in asked]
+            n_options = [len(item.question.options) for item in prepared]
             out = self.answerer.answer(visual, token_ids, n_options, frame_prefixes)
             table = out.option_logits_forced if self._forced else out.option_logits
             first = out.first_token_id
         else:
-            options = [question.option_ids for question in asked]
+            options = [item.option_ids for item in prepared]
             table = self.answerer.option_text_scores(visual, token_ids, options, frame_prefixes, self._batch_tokens)
-            first = torch.full((len(asked),), -1, device=table.device)
+            first = torch.full((len(prepared),), -1, device=table.device)
         return torch.cat([first.double()[:, None], table.double()], dim=1)
 
-    def values(self, table: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]:
+    def values(self, table: np.ndarray, prepared: Sequence[PreparedQuestion]) -> list[OptionValues]:
         """Return the options' values of R questions from a table of `ask`, on the host."""
-        rows = zip(table[:, 0].tolist(), table[:, 1:].astype(np.float32), asked, strict=True)
+        rows = zip(table[:, 0].tolist(), table[:, 1:].astype(np.float32), prepared, strict=True)
         return [OptionValues(self._values(row, question), int(id) if id >= 0 else None) for id, row, question in rows]
 
-    def _values(self, row: np.ndarray, asked: PreparedQuestion) -> np.ndarray:
-        values = row[: len(asked.question.options)]
+    def _values(self, row: np.ndarray, prepared: PreparedQuestion) -> np.ndarray:
+        values = row[: len(prepared.question.options)]
         if self._readout == "text_per_token":
-            return values / np.array([len(ids) for ids in asked.option_ids], np.float32)
+            return values / np.array([len(ids) for ids in prepared.option_ids], np.float32)
         return values

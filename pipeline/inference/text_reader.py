@@ -44,17 +44,17 @@ class TextReader:
         ids, cut = self._verbalizer.tokenize([answering_text(self._prompt, question) for question in questions])
         return [PreparedQuestion(*fields, []) for fields in zip(questions, ids, cut, strict=True)]
 
-    def ask(self, visual: Tensor, asked: Sequence[PreparedQuestion], frame_prefixes: Sequence[str]) -> Tensor:
+    def ask(self, visual: Tensor, prepared: Sequence[PreparedQuestion], frame_prefixes: Sequence[str]) -> Tensor:
         """Return the table for `values`, float64 [R, 2 * max_tokens] on the device; `visual` is [R, K, Q, L]."""
         import torch
 
         from pipeline.models.generation import generate
 
-        inputs = self.answerer.language.assemble(frame_prefixes, visual, [question.token_ids for question in asked])
+        inputs = self.answerer.language.assemble(frame_prefixes, visual, [item.token_ids for item in prepared])
         generated = generate(self.answerer.language, inputs, self._max_tokens)
         return torch.cat([generated.token_ids.double(), generated.log_probabilities.double()], dim=1)
 
-    def values(self, table: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]:
+    def values(self, table: np.ndarray, prepared: Sequence[PreparedQuestion]) -> list[OptionValues]:
         """Return the rows of a table of `ask`, on the host."""
         return [OptionValues(row, None) for row in table]
 

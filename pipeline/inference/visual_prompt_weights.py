@@ -74,7 +74,7 @@ def copy_weights(
     part: Literal["localizer", "answerer"], run: RunContext, backbone: Backbone, checkpoint: Weights | None, out: Output
 ) -> None:
     """Write one part's weights from an official checkpoint, or from the backbone's BLIP-2 without one."""
-    from pipeline.models.checkpoint import load_visual_prompt, save_visual_prompt
+    from pipeline.models.checkpoint import load_visual_prompt, save_tensors
 
     if checkpoint is None:
         with backbone.folder(run) as folder:
@@ -83,5 +83,5 @@ def copy_weights(
         assert checkpoint.path is not None
         prompt = load_visual_prompt(backbone.config(run), checkpoint.path, part)
         checkpoint.refuse_changed()
-    save_visual_prompt(prompt, out.folder / FILE)
+    save_tensors(prompt.state_dict(), out.folder / FILE)
     out.add_file(FILE)

@@ -168,18 +168,13 @@ def load_visual_prompt(
     return _prompt(config, path, part, keys.HUGGING_FACE_PROMPT if path.is_dir() else OFFICIAL_PROMPTS[part], device)
 
 
-def save_visual_prompt(prompt: VisualPrompt, path: Path) -> None:
-    """Write the parameters under our own names, as `save_tensors` does."""
-    save_tensors(prompt.state_dict(), path)
-
-
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as float32 safetensors; equal values give equal bytes. Raises OSError, for example if the disk is full."""
     path.write_bytes(save({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def load_saved_visual_prompt(config: ModelConfig, path: Path, device: str | torch.device = "cpu") -> VisualPrompt:
-    """Return a file of `save_visual_prompt`, in evaluation mode.
+    """Return a prompt whose `state_dict` `save_tensors` has written, in evaluation mode.
 
     Raises:
         CheckpointError: missing, unexpected or misshapen tensors.

@@ -148,10 +148,10 @@ def read_blip2_config(folder: Path) -> ModelConfig:
     wrong = [name for name, part in parts.items() if not isinstance(part, dict)]
     if wrong:
         raise CheckpointError(f"{path}: {wrong[0]} is a {type(parts[wrong[0]]).__name__}; expected an object")
-    _check_architecture(path, raw.get("model_type"), parts["text_config"], parts["qformer_config"])
+    vision, qformer, text = parts.values()
+    _check_architecture(path, raw.get("model_type"), text, qformer)
     n_tokens = raw.get("num_query_tokens")
     try:
-        vision, qformer, text = parts["vision_config"], parts["qformer_config"], parts["text_config"]
         config = model_config(vision, qformer, text, 32 if n_tokens is None else n_tokens)
     except ValidationError as error:
         raise CheckpointError(f"{path}: not a valid configuration: {in_words(error)}") from error

@@ -74,7 +74,10 @@ def write_blip2(source: Path, state: Mapping[str, Tensor], folder: Path) -> None
             f"{source}: lacks {missing[0]} and {len(missing) - 1} other tensors; expected a BLIP-2 of this size"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    names = [_write_shard(folder, number, shard) for number, shard in enumerate(_shards(readers, ours), start=1)]
+    names: list[list[str]] = []
+    for number, shard in enumerate(_shards(readers, ours), start=1):
+        write_atomically(folder / f"shard-{number}.safetensors", save(shard, metadata={"format": "pt"}))
+        names.append(list(shard))
     _write_index(folder, names)
     for name in COPIED_FILES:
         if (source / name).is_file():
@@ -95,11 +98,6 @@ def _shards(readers: TensorReaders, ours: Mapping[str, Tensor]) -> Iterator[dict
             shard = {}
         shard[name] = tensor
     yield shard
-
-
-def _write_shard(folder: Path, number: int, tensors: dict[str, Tensor]) -> list[str]:
-    write_atomically(folder / f"shard-{number}.safetensors", save(tensors, metadata={"format": "pt"}))
-    return list(tensors)
 
 
 def _write_index(folder: Path, names: list[list[str]]) -> None:

@@ -96,7 +96,7 @@ def _open_pickle(path: Path) -> TensorReaders:
             f'{path}: found a {type(content).__name__}; expected {{name: tensor}}, or that under "model"'
         )
     _check_sizes(path, content)
-    return {str(name): partial(_same, tensor) for name, tensor in content.items()}
+    return {str(name): tensor.detach for name, tensor in content.items()}
 
 
 def _check_pickles(path: Path, is_zip: bool) -> None:
@@ -131,7 +131,3 @@ def _check_sizes(path: Path, tensors: Mapping[str, Tensor]) -> None:
             )
     if total > MAX_NAMES_OF_A_TENSOR * size_bytes:
         raise CheckpointError(f"{path}: its tensors claim {total} bytes, the file has {size_bytes}; download it again")
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor

@@ -18,7 +18,7 @@ class DecodeRequest:
 
     path: Path
     sampling: Sampling
-    clips: tuple[Clip, ...] = (Clip(),)
+    clips: tuple[Clip, ...] = (Clip(),)  # at least one
     image_folder_fps: float | None = None  # required for folders of images
     digest: str | None = None  # expected SHA-256 of the bytes; None if they were not identified
     stamp: tuple[int, ...] = ()  # of the file with that digest

@@ -30,11 +30,10 @@ import numpy as np
 from cache.errors import DecodeError, ReadingError
 from pipeline.video.chunk_memory import CHUNK_FRAMES, ChunkMemory, ChunkRead
 from pipeline.video.decode_messages import Alive, BytesRead, DecodeRequest, Failed, Finished, Started, Trouble
-from pipeline.video.decoding import union_of_frames
 from pipeline.video.frames import VideoProbe, sample_clip
 from pipeline.video.image_folder import decode_image
 from pipeline.video.image_names import list_images
-from pipeline.video.pictures import accept_unknown_side_data, logged_lines, pictures, refuse_damage
+from pipeline.video.pictures import LOG_LINE, accept_unknown_side_data, pictures, refuse_damage
 from pipeline.video.probing import count_frames, probe
 from pipeline.video.scaler import Scaler
 from pipeline.video.video_bytes import VideoBytes
@@ -59,7 +58,7 @@ def read_with_decord(
     with _decord_log() as read_log, suppress(Exception):  # the loop below finds the frame at fault
         for batch in _nearby_batches(reader, visited, video):
             frames = reader.get_batch(batch).asnumpy()
-            refuse_damage(logged_lines(read_log()))
+            refuse_damage(LOG_LINE.findall(read_log()))
             on_progress()
             n_read += len(batch)
             yield from (frame for index, frame in zip(batch, frames, strict=True) if index in requested)
@@ -68,7 +67,7 @@ def read_with_decord(
     reader, visited = _open_with_decord(path, size), visited[n_read:]
     with _decord_log() as read_log:
         for index, frame in zip(visited.tolist(), _read_frames(reader, visited, video, on_progress), strict=True):
-            refuse_damage(logged_lines(read_log()))
+            refuse_damage(LOG_LINE.findall(read_log()))
             if index in requested:
                 yield frame
 
@@ -159,12 +158,6 @@ def read_images(
         on_progress()
 
 
-def in_chunks(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield frames [size, size, 3] stacked as uint8 [<= 64, size, size, 3]."""
-    while chunk := list(islice(frames, CHUNK_FRAMES)):
-        yield np.stack(chunk)
-
-
 READERS: dict[str, tuple[tuple[str, ReadFrames], ...]] = {
     # decord twice, so that a passing failure does not switch to another decoder.
     "decord": (("decord", read_with_decord), ("decord", read_with_decord), ("pyav", read_with_pyav)),
@@ -211,7 +204,7 @@ def _decode(
             clips = tuple(sample_clip(clip, request.sampling, video.n_frames, video.fps) for clip in request.clips)
             note = "; ".join(filter(None, [video.note, *failures.values()]))
             held = request.held.get(decoder, ())
-            missing = np.setdiff1d(union_of_frames(clips), held)
+            missing = np.setdiff1d(np.concatenate([clip.frame_indices for clip in clips]), held)
             frames = read(path, video, missing, size, on_progress, _last_decoded(held, missing))
             for message in _messages(Started(replace(video, decoder=decoder, note=note), clips, missing), frames):
                 send(message)
@@ -235,13 +228,12 @@ def _last_decoded(held: Sequence[int], missing: np.ndarray) -> int:
 
 
 def _messages(started: Started, frames: Iterator[np.ndarray]) -> Iterator[object]:
-    """Yield `started`, after the first chunk was decoded, and the frames in chunks."""
-    chunks = in_chunks(frames)
-    chunk = next(chunks, None)
+    """Yield `started`, after the first chunk was decoded, and the frames in chunks, uint8 [<= 64, size, size, 3]."""
+    chunk = list(islice(frames, CHUNK_FRAMES))
     yield started
-    while chunk is not None:
-        yield chunk
-        chunk = next(chunks, None)
+    while chunk:
+        yield np.stack(chunk)
+        chunk = list(islice(frames, CHUNK_FRAMES))
 
 
 def _first_line(error: Exception, path: Path, name: str) -> str:
@@ -257,11 +249,6 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     """Serve requests until the parent closes the pool."""
-    with suppress(EOFError, ConnectionError):
-        _serve_parent()
-
-
-def _serve_parent() -> None:
     # In a thread, so that a decoder that hangs ends with its parent.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     decord.logging.set_level(decord.logging.QUIET)
@@ -269,7 +256,7 @@ def _serve_parent() -> None:
     accept_unknown_side_data()
     size, alive_every_seconds = int(sys.argv[3]), float(sys.argv[4])
     memory, sent_at = ChunkMemory(int(sys.argv[2]), size), 0.0
-    with Connection(int(sys.argv[1])) as connection:
+    with suppress(EOFError, ConnectionError), Connection(int(sys.argv[1])) as connection:
 
         def send(message: object) -> None:
             nonlocal sent_at

@@ -85,11 +85,6 @@ class DecodeResult:
         return str(self.error or "")
 
 
-def union_of_frames(clips: Sequence[SampledClip]) -> np.ndarray:
-    """Return the distinct frames of these clips: int64 [N], ascending."""
-    return np.unique(np.concatenate([np.empty(0, np.int64), *(clip.frame_indices for clip in clips)]))
-
-
 class _Worker:
     """One decoder process, started on demand, also after it was killed; at most one request at a time."""
 

@@ -40,13 +40,14 @@ def _missing_ogg_end(file: BinaryIO) -> str:
 def _missing_avi_end(file: BinaryIO) -> str:
     """Compare the lengths of the outermost RIFF chunks with the file's size."""
     size, offset = _size(file), 0
-    while header := _read_at(file, offset, 8):
+    while len(header := file.read(8)) == 8:
         kind, length = struct.unpack("<4sI", header)
         if kind != b"RIFF" or not 0 < length < MAX_RIFF_SIZE:
             return ""
         offset += 8 + length + length % 2
         if offset > size + 1:
             return f"header promises {offset} bytes, file holds {size}"
+        file.seek(offset)
     return ""
 
 
@@ -63,13 +64,6 @@ def _missing_asf_end(file: BinaryIO) -> str:
 
 def _size(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
-
-
-def _read_at(file: BinaryIO, offset: int, n_bytes: int) -> bytes:
-    """Return `n_bytes` bytes, or none if the file has fewer."""
-    file.seek(offset)
-    content = file.read(n_bytes)
-    return content if len(content) == n_bytes else b""
 
 
 def _missing_gif_end(file: BinaryIO) -> str:

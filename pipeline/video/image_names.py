@@ -169,8 +169,8 @@ def _have_later_counter(columns: Columns) -> bool:
         if not all(_value(text).denominator == 1 for text in column) or len(set(column)) < len(column):
             continue
         # A few values without gaps, such as three seconds, may be chance.
-        begins = column is columns[-1] and min(map(_value, column)) <= 1
-        if len(column) > (2 if begins else 3) and _gap([column]) == 0 and _order([column]) != order:
+        is_from_start = column is columns[-1] and min(map(_value, column)) <= 1
+        if len(column) > (2 if is_from_start else 3) and _gap([column]) == 0 and _order([column]) != order:
             return True
     return False
 

@@ -21,7 +21,7 @@ from cache.files import published
 from pipeline.video.containers import best_video_stream, open_container
 from pipeline.video.image_folder import decode_image
 from pipeline.video.image_names import list_images
-from pipeline.video.pictures import accept_unknown_side_data, nothing, orientation, pictures
+from pipeline.video.pictures import accept_unknown_side_data, ignore_progress, orientation, pictures
 from pipeline.video.scaler import Scaler
 from pipeline.video.video_bytes import VideoBytes
 
@@ -68,7 +68,7 @@ class WantedFiles:
     height: int | None = None
 
 
-def write_files(wanted: WantedFiles) -> str:
+def write_files(video: WantedFiles) -> str:
     """Write the files from one video and return an error message, or "". To be run in a process of its own.
 
     Pictures are upright, in the display aspect ratio, with sides rounded to even numbers of pixels.
@@ -77,24 +77,24 @@ def write_files(wanted: WantedFiles) -> str:
         OSError: a file cannot be written, for example because the disk is full.
     """
     try:
-        return write_decodable(wanted)
+        return write_decodable(video)
     except ReadingError as error:
         return str(error)
 
 
-def write_decodable(wanted: WantedFiles) -> str:
+def write_decodable(video: WantedFiles) -> str:
     """Do as `write_files`, but raise `ReadingError` for a failure of the machine, which may not recur."""
     accept_unknown_side_data()
-    source = VideoBytes(wanted.path, wanted.digest, wanted.stamp, nothing)
+    source = VideoBytes(video.path, video.digest, video.stamp, ignore_progress)
     try:
         with ExitStack() as files:
             writers: dict[int, list[Put]] = defaultdict(list)  # by frame index
-            for file in wanted.files:
+            for file in video.files:
                 put = files.enter_context(_still(file.path) if file.path.suffix in STILLS else _clip(file.path))
                 for index in file.frames:
                     writers[index].append(put)
             with source.checked_path(check_first=False) as path:
-                scale = Scaler(partial(upright_sides, pixel_shape(path), wanted.height))
+                scale = Scaler(partial(upright_sides, pixel_shape(path), video.height))
                 for index, picture in _pictures(path, sorted(writers)):
                     scaled = scale(picture)
                     for put in writers[index]:
@@ -107,7 +107,7 @@ def write_decodable(wanted: WantedFiles) -> str:
 
 
 def in_processes(
-    write: Callable[[WantedFiles], str], wanted: Iterable[WantedFiles], processes: int
+    write: Callable[[WantedFiles], str], videos: Iterable[WantedFiles], processes: int
 ) -> Generator[str, None, None]:
     """Yield the results of `write` for each video, in order, from processes that run a few videos ahead.
 
@@ -117,7 +117,7 @@ def in_processes(
     ahead: deque[Future[str]] = deque()
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         try:
-            for video in wanted:
+            for video in videos:
                 ahead.append(pool.submit(write, video))
                 if len(ahead) > processes:
                     yield ahead.popleft().result()

@@ -28,13 +28,13 @@ CHECKS = {"err_detect": "crccheck"}
 CHECKS_OF = {
     codec: {"err_detect": "crccheck+buffer"} for codec in ("wmv1", "wmv2", *(f"msmpeg4v{n}" for n in (1, 2, 3)))
 }
-LOG_LINE = re.compile(r"^\[[^\]]+ @ 0x[0-9a-f]+\] (.*)$", re.MULTILINE)
+LOG_LINE = re.compile(r"^\[[^\]]+ @ 0x[0-9a-f]+\] (.*)$", re.MULTILINE)  # of FFmpeg; the group is the message
 # These decoders draw pictures before the first keyframe on grey; the others do not return them.
 STARTS_ON_GREY = ("mpeg4", "h263", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "flv1")
 UPRIGHT = (1, 0, 0, 1)
 
 
-def nothing() -> None:
+def ignore_progress() -> None:
     """Ignore progress."""
 
 
@@ -43,7 +43,7 @@ def accept_unknown_side_data() -> None:
     Type._missing_ = classmethod(lambda cls, value: cls.PANSCAN)  # type: ignore[method-assign,assignment]
 
 
-def pictures(path: Path, on_progress: Callable[[], None] = nothing) -> Iterator[Any]:
+def pictures(path: Path, on_progress: Callable[[], None] = ignore_progress) -> Iterator[Any]:
     """Yield the frames of a file in display order, as many as FFmpeg decodes, without seeking.
 
     Frames before the first keyframe that cannot be decoded are left out, as players do. Raises DecodeError or av.FFmpegError for
@@ -54,13 +54,13 @@ def pictures(path: Path, on_progress: Callable[[], None] = nothing) -> Iterator[
         decoder = stream.codec_context
         decoder.thread_count = 1  # the processes of the pool run in parallel
         decoder.options = CHECKS_OF.get(decoder.codec.canonical_name, CHECKS)
-        has_begun, has_picture = False, decoder.codec.canonical_name not in STARTS_ON_GREY
-        sources, begin = (decoder.codec.name, container.format.name), None
+        has_started, has_picture = False, decoder.codec.canonical_name not in STARTS_ON_GREY
+        sources, start_pts = (decoder.codec.name, container.format.name), None
         log.clear()  # errors in the headers that matter show in the pictures
         for packet in container.demux(stream):
-            if packet.is_keyframe and begin is None:
-                begin = packet.pts
-            has_begun = has_begun or packet.is_keyframe
+            if packet.is_keyframe and start_pts is None:
+                start_pts = packet.pts
+            has_started = has_started or packet.is_keyframe
             has_picture = has_picture or (
                 packet.is_keyframe and packet.is_discard
             )  # decoded, but hidden by an edit list
@@ -68,18 +68,18 @@ def pictures(path: Path, on_progress: Callable[[], None] = nothing) -> Iterator[
             try:
                 frames = packet.decode()
             except av.InvalidDataError:
-                if has_begun:
+                if has_started:
                     raise
                 frames = []
-            if has_begun and not _is_before(packet, begin):
+            if has_started and not _is_before(packet, start_pts):
                 refuse_damage(errors_of(log, *sources))
             log.clear()
             for frame in frames:
-                if frame.is_corrupt and has_begun:
+                if frame.is_corrupt and has_started:
                     raise DecodeError("a frame is damaged")
                 has_picture = has_picture or frame.key_frame
                 if has_picture and not frame.is_corrupt:
-                    has_begun = True
+                    has_started = True
                     yield frame
 
 
@@ -88,14 +88,14 @@ def refuse_damaged_vp9(path: Path, on_progress: Callable[[], None]) -> None:
     decoder: Any = av.CodecContext.create("libvpx-vp9", "r")
     decoder.thread_count = 1
     with open_container(path) as container:
-        has_begun = False
+        has_started = False
         for packet in container.demux(best_video_stream(container)):
-            has_begun = has_begun or packet.is_keyframe
+            has_started = has_started or packet.is_keyframe
             on_progress()
             try:
                 decoder.decode(packet if packet.size else None)
             except av.InvalidDataError as error:
-                if has_begun:
+                if has_started:
                     raise DecodeError(f"damaged: libvpx: {error.strerror}") from None
 
 
@@ -146,11 +146,6 @@ def errors_of(log: list[tuple[int, str, str]], *sources: str) -> list[str]:
     return [message for level, message in from_sources if level <= av.logging.ERROR or LOST_PICTURE.search(message)]
 
 
-def logged_lines(log: str) -> list[str]:
-    """Return the messages of a textual FFmpeg log."""
-    return LOG_LINE.findall(log)
-
-
 def refuse_damage(messages: Iterable[str]) -> None:
     """Raise DecodeError with the first message that indicates damage."""
     for message in messages:
@@ -158,6 +153,6 @@ def refuse_damage(messages: Iterable[str]) -> None:
             raise DecodeError(f"damaged: {message.strip()}")
 
 
-def _is_before(packet: Any, begin: int | None) -> bool:
+def _is_before(packet: Any, start_pts: int | None) -> bool:
     """Return whether a packet is displayed before the first keyframe: its reference pictures may have been cut off."""
-    return packet.pts is not None and begin is not None and packet.pts < begin
+    return packet.pts is not None and start_pts is not None and packet.pts < start_pts

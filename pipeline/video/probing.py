@@ -28,7 +28,7 @@ from pipeline.video.pictures import (
     UPRIGHT,
     errors_of,
     first_orientation,
-    nothing,
+    ignore_progress,
     pictures,
     pyav_log,
     refuse_damage,
@@ -50,7 +50,9 @@ TS_PACKET_BYTES = 188
 MARKED = re.compile(r"Packet corrupt \(stream = (\d+), dts = (-?\d+|NOPTS)\)")
 
 
-def probe(path: Path, image_folder_fps: float | None = None, on_progress: Callable[[], None] = nothing) -> VideoProbe:
+def probe(
+    path: Path, image_folder_fps: float | None = None, on_progress: Callable[[], None] = ignore_progress
+) -> VideoProbe:
     """Probe a video file, or a folder of numbered images shown at `image_folder_fps` frames a second.
 
     `on_progress` is called regularly during long work. Raises DecodeError, whose message is a stable code (missing, empty,
@@ -207,7 +209,7 @@ def _refuse_incomplete(path: Path, container: Any, stream: Any, packets: _Packet
     if container_name == "mov" and stream.frames and packets.count != stream.frames:
         # Compared without the edit list, which may hide or repeat frames.
         with open_container(path, ignore_editlist="1") as raw:
-            unedited = _read_packets(raw, raw.streams[stream.index], nothing)
+            unedited = _read_packets(raw, raw.streams[stream.index], ignore_progress)
         held = unedited.count - unedited.n_damaged
         if held < stream.frames:
             raise DecodeError(f"truncated: header promises {stream.frames} frames, file holds {held}")

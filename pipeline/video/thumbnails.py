@@ -14,7 +14,7 @@ from cache.errors import DecodeError, ReadingError
 from pipeline.video.image_folder import decode_image
 from pipeline.video.image_names import list_images
 from pipeline.video.keyframe_files import pixel_shape, upright_sides
-from pipeline.video.pictures import accept_unknown_side_data, nothing, pictures
+from pipeline.video.pictures import accept_unknown_side_data, ignore_progress, pictures
 from pipeline.video.video_bytes import VideoBytes
 
 MAX_ASPECT_RATIO = 4  # a wider panorama gets a smaller height instead
@@ -28,7 +28,7 @@ def shown_shape(path: Path, digest: str | None, stamp: tuple[int, ...]) -> tuple
         ReadingError: the bytes do not match `digest` and `stamp`, or cannot be read.
     """
     accept_unknown_side_data()
-    with VideoBytes(path, digest, stamp, nothing).checked_path(check_first=False) as checked:
+    with VideoBytes(path, digest, stamp, ignore_progress).checked_path(check_first=False) as checked:
         try:
             picture = decode_image(list_images(checked)[0]) if checked.is_dir() else next(pictures(checked), None)
             if picture is None:

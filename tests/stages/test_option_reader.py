@@ -56,4 +56,4 @@ def test_values_that_are_not_finite_are_the_problem_of_their_question_alone(
     visual[1] = np.nan
     asked = asking.prepare([question] * 2)
     good, bad = asking.values(asking.ask(visual, asked, single_frame_prefixes()).numpy(), asked)
-    assert good.problem == "" and bad.problem.startswith("not_finite_answers: the Answerer gave [nan")
+    assert good.problem_of() == "" and bad.problem_of().startswith("not_finite_answers: the Answerer gave [nan")

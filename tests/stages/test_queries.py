@@ -72,7 +72,7 @@ def test_outputs_of_other_q_formers_are_refused(demo: Path, own: Path) -> None:
     localizer = artifact(own, "answerer_weights")
     localizer.id = "init_localizer-v1-other"
     for weights in (localizer, None):
-        with pytest.raises(SevilaError, match="level=features keeps what serves any"):
+        with pytest.raises(SevilaError, match="level=features stores the ViT's features"):
             queries_of(features, weights)
 
 

@@ -17,7 +17,7 @@ from pipeline.models.checkpoint import (
     load_saved_visual_prompt,
     load_vision_encoder,
     load_visual_prompt,
-    save_visual_prompt,
+    save_tensors,
 )
 from pipeline.models.config import ModelConfig, read_blip2_config
 from pipeline.models.language import Language
@@ -132,7 +132,7 @@ def test_official_weights_written_as_hugging_face_load_unchanged(reference: Refe
 def test_saved_visual_prompt_comes_back_and_has_the_same_bytes(reference: Reference, tmp_path: Path) -> None:
     prompt = reference.localizer.prompt
     for name in ("a", "b"):
-        save_visual_prompt(prompt, tmp_path / f"{name}.safetensors")
+        save_tensors(prompt.state_dict(), tmp_path / f"{name}.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     found = load_saved_visual_prompt(reference.config, tmp_path / "a.safetensors")
     assert_same(tensors_of(found), tensors_of(prompt))
