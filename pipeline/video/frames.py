@@ -29,7 +29,7 @@ class SampledVideo(NamedTuple):
     content_digest: str | None  # SHA-256 of the file; None if there is no file
     decoder: str | None = None  # that read the file: decord, pyav or images
     codec: str | None = None  # FFmpeg's name
-    n_frames_in_video: int | None = None
+    n_frames_in_video: int | None = None  # in the file
     frames_per_second: float | None = None  # of the video
     duration_seconds: float | None = None  # of the video
     width: int | None = None  # of the coded pictures, in pixels
