@@ -113,13 +113,13 @@ def _with_options(file: Path, table: Rows) -> Rows:
 def _rows_of_split(file: Path, table: Rows, split: str) -> list[Row]:
     if split in ("", "all") or "split" not in table.columns:
         return table.rows
-    rows_by_split: dict[str, list[Row]] = {}
+    rows_of: dict[str, list[Row]] = {}
     for row in table.rows:
-        rows_by_split.setdefault(str(row.cells.get("split") or "").strip(), []).append(row)
-    if split not in rows_by_split:
-        splits = ", ".join(sorted(map(repr, rows_by_split))) or "only rows that cannot be read"
+        rows_of.setdefault(str(row.cells.get("split") or "").strip(), []).append(row)
+    if split not in rows_of:
+        splits = ", ".join(sorted(map(repr, rows_of))) or "only rows that cannot be read"
         raise MissingSourceError(f"{file}: no row of split {split!r}; found {splits}; name one of them, or all")
-    return rows_by_split[split]
+    return rows_of[split]
 
 
 def _parse(row: Row, default_id: str) -> tuple[Question, Video]:

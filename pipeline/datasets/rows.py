@@ -227,7 +227,7 @@ def collect(
     questions: list[Question] = []
     videos: dict[str, Video] = {}
     first_row: dict[str, Row] = {}
-    all_rejected = list(rejected)
+    left_out = list(rejected)
     for row in rows:
         try:
             question, video = parse(row)
@@ -241,11 +241,11 @@ def collect(
                 where = f"{first.place.removesuffix(': ')} on line {first.line}".strip()
                 raise BadRow(f"question_id {question.question_id!r} is already {where}")
         except BadRow as bad:
-            all_rejected.append(Rejected(file, row.line, f"{row.place}{bad}"))
+            left_out.append(Rejected(file, row.line, f"{row.place}{bad}"))
             continue
         questions.append(question)
         videos.setdefault(video.video_id, video)
-    return Annotations(questions, list(videos.values()), sorted(all_rejected, key=lambda rejected: rejected.line))
+    return Annotations(questions, list(videos.values()), sorted(left_out, key=lambda rejected: rejected.line))
 
 
 def question_of_clip(cells: Mapping[str, Any], option_keys: Sequence[str]) -> Question:

@@ -223,7 +223,7 @@ def test_a_row_at_fault_is_one_error_that_names_it(
         ("scores.jsonl", '{"question_id": "q"', "line 1: not JSON, or cut short"),
         ("scores.parquet", "PAR1", "not a whole Parquet file"),
         ("scores.txt", "", "ends in .txt; a table of scores"),
-        ("lists", "[[1, 2]]", "1 entries for 30 questions; one each in the annotations' order was wanted"),
+        ("lists", "[[1, 2]]", "1 entries for 30 questions; expected one each in the annotations' order"),
         ("lists", "[[1, NaN]]", "scores.json: entry 0 (from 0), score 1 is NaN"),
     ],
 )
