@@ -1,6 +1,5 @@
 """One question about one video: Figure 1 without the evaluation, for any `step` callable; see `chain.py`."""
 
-from functools import partial
 from typing import NamedTuple, cast
 
 import stages.all as stages
@@ -13,12 +12,11 @@ from pipeline.inference.resident import keeping_language
 from pipeline.recipes import checks, requirements
 from pipeline.recipes.requirements import SplitArtifacts
 from stages.answer_questions import Answers
-from stages.extensions import backbone_stage
 from stages.generate_answers import GeneratedAnswers
 from stages.init_answerer import AnswererWeights
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
-from stages.others import scored
+from stages.others import released, scored
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from stages.select_keyframes import Keyframes
@@ -54,15 +52,8 @@ def ask(recipe: Recipe, step: Step, sources: Sources, trained: TrainedParts, has
         raise SevilaError("[chain] answerer: one question is answered by the Answerer; `sevila run` asks other models")
     split = requirements.splits_of(recipe).test
     questions = step(stages.list_questions, split.annotations(sources))
-    weights_of = partial(requirements.weights_of, recipe, sources)
-    make_backbone = backbone_stage(stages.STAGES, recipe)
-    backbone = step(make_backbone, *(weights_of(make_backbone) for _ in make_backbone.inputs))
-    checks.check_frame_size(recipe, backbone)
+    backbone, localizer, answerer = released(recipe, step, sources, *trained)
     _refuse_other_backbone(trained, backbone)
-    localizer = None
-    if requirements.uses_localizer(recipe):
-        localizer = trained.localizer or step(stages.init_localizer, backbone, weights_of(stages.init_localizer))
-    answerer = trained.answerer or step(stages.init_answerer, backbone, weights_of(stages.init_answerer))
     frames = step(stages.sample_frames, sources.videos(split.dataset, questions))
     features = step(stages.extract_features, frames, backbone, *requirements.queried_by(recipe, localizer, answerer))
     scores, vectors = scored(recipe, step, sources, SplitArtifacts(questions, frames, features, backbone), localizer)

@@ -117,8 +117,9 @@ def _read(cfg: ImportScores, given: AnnotationFiles, questions: Questions) -> Ma
     if n_rejected or (len(entries) != len(ids) and not is_cut):
         rejected = f" (and {n_rejected} rows of the annotations could not be used)" if n_rejected else ""
         raise SchemaError(
-            f"{files[0]}: {len(entries)} entries for {len(ids)} questions{rejected}; expected one each in the annotations' order, "
-            "as only the position of an entry identifies its question; or give a table with question_id"
+            f"{files[0]}: {len(entries)} entries for {len(ids)} questions{rejected}; "
+            "expected one each in the annotations' order, as only the position of an entry identifies its question; or give a "
+            "table with question_id"
         )
     return dict(zip(ids, entries, strict=False))
 

@@ -24,16 +24,22 @@ class Scored(NamedTuple):
     vectors: Artifact | None
 
 
-def released(recipe: Recipe, step: Step, sources: Sources) -> Released:
-    """Return the recipe's backbone, and its Localizer and Answerer if the chain uses them."""
+def released(
+    recipe: Recipe,
+    step: Step,
+    sources: Sources,
+    trained_localizer: Artifact | None = None,
+    trained_answerer: Artifact | None = None,
+) -> Released:
+    """Return the recipe's backbone, and its Localizer and Answerer if the chain uses them, or trained ones instead."""
     weights_of, make_backbone = partial(requirements.weights_of, recipe, sources), backbone_stage(stages.STAGES, recipe)
     backbone = step(make_backbone, *(weights_of(make_backbone) for _ in make_backbone.inputs))
     checks.check_frame_size(recipe, backbone)
     localizer = answerer = None
     if requirements.uses_localizer(recipe):
-        localizer = step(stages.init_localizer, backbone, weights_of(stages.init_localizer))
+        localizer = trained_localizer or step(stages.init_localizer, backbone, weights_of(stages.init_localizer))
     if requirements.uses_answerer(recipe):
-        answerer = step(stages.init_answerer, backbone, weights_of(stages.init_answerer))
+        answerer = trained_answerer or step(stages.init_answerer, backbone, weights_of(stages.init_answerer))
     return Released(backbone, localizer, answerer)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cache.errors import RecipeError
@@ -97,7 +97,10 @@ def check_questions(
         if pretraining_questions is not None:
             _warn_of_second_pretraining(recipe)
         _check_splits(recipe, test_questions, train_questions, pretraining_questions)
-    _check_sources(recipe, sources, [test_questions, train_questions, pretraining_questions])
+    splits = (test_questions, train_questions, pretraining_questions)
+    datasets = [(split.record.config["dataset"], split) for split in splits if split is not None and exists(split)]
+    # Before gigabytes of weights are fetched, read and loaded.
+    sources.check(datasets, needed_weights(recipe), served_by(recipe))
 
 
 def _warn_of_unsuitable_prompts(recipe: Recipe) -> None:
@@ -252,16 +255,6 @@ def check_names(recipes: Iterable[Recipe], places: Mapping[str, Iterable[str]]) 
             used[kind] |= names
         backbones.add(recipe.config_of("import_backbone").weights)
     refuse_unused(places, used, {"weights": backbones})
-
-
-def _check_sources(recipe: Recipe, sources: Sources, splits: Sequence[Artifact | None]) -> None:
-    """Report missing videos and weights before gigabytes of weights are fetched, read and loaded.
-
-    Args:
-        splits: the questions of every split whose videos are needed.
-    """
-    datasets = [(split.record.config["dataset"], split) for split in splits if split is not None and exists(split)]
-    sources.check(datasets, needed_weights(recipe), served_by(recipe))
 
 
 def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:
