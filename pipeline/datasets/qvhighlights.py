@@ -57,14 +57,14 @@ def clip_ratings(cells: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
     n_clips = int(duration / CLIP_SECONDS) if math.isfinite(duration) else 0
     for ratings in scores if isinstance(scores, list) else [scores]:
         if not (isinstance(ratings, list) and len(ratings) == N_ANNOTATORS and all(map(_is_rating, ratings))):
-            raise BadRatings(f"saliency_scores has {json_text(ratings)}; [rating 1, rating 2, rating 3] wanted")
+            raise BadRatings(f"saliency_scores has {json_text(ratings)}; expected [rating 1, rating 2, rating 3]")
     if not isinstance(clip_numbers, list) or len(clip_numbers) != len(scores):
         raise BadRatings(
-            f"{len(scores)} saliency_scores for relevant_clip_ids {json_text(clip_numbers)}; one for each clip wanted"
+            f"{len(scores)} saliency_scores for relevant_clip_ids {json_text(clip_numbers)}; expected one for each clip"
         )
     for number in clip_numbers:
         if type(number) is not int or not 0 <= number < n_clips:
-            raise BadRatings(f"relevant_clip_ids has {json_text(number)}; numbers from 0 to {n_clips - 1} wanted")
+            raise BadRatings(f"relevant_clip_ids has {json_text(number)}; expected numbers from 0 to {n_clips - 1}")
     ratings_by_clip = dict(zip(clip_numbers, scores, strict=True))
     return tuple(tuple(map(float, ratings_by_clip.get(number, (0,) * N_ANNOTATORS))) for number in range(n_clips))
 

@@ -130,11 +130,11 @@ def _json_cues(file: Path) -> Iterator[Cue]:
 def _json_cue(item: Any) -> Cue:
     if not isinstance(item, dict):
         raise BadRow(
-            f"a JSON {type(item).__name__}; an object with timestamp and text, or start, end and line, was wanted"
+            f"a JSON {type(item).__name__}; expected an object with timestamp and text, or start, end and line"
         )
     times = item.get("timestamp", [item.get("start"), item.get("end")])
     if not isinstance(times, list) or len(times) != 2:
-        raise BadRow(f"timestamp is {times!r:.80}; [start, end] was wanted")
+        raise BadRow(f"timestamp is {times!r:.80}; expected [start, end]")
     start = _json_seconds("start", times[0])
     end = math.inf if times[1] is None else _json_seconds("end", times[1])  # null: to the video's end
     words = item.get("text", item.get("line"))
@@ -146,7 +146,7 @@ def _json_seconds(what: str, value: Any) -> float:
     is_clock = isinstance(value, str) and re.fullmatch(r"\d+:\d+:\d+(\.\d+)?", value)
     number = _seconds(value) if is_clock else seconds(what, value)
     if not math.isfinite(number):
-        raise BadRow(f"{what} is {value!r}; seconds, or hours:minutes:seconds as in 00:01:02.500, were wanted")
+        raise BadRow(f"{what} is {value!r}; expected seconds, or hours:minutes:seconds as in 00:01:02.500")
     return number
 
 
@@ -160,7 +160,9 @@ def _timed_cues(file: Path) -> Iterator[Cue]:
         if cue and cue.text:
             yield cue
     if not cues and file.suffix.lower() == ".srt" and read_text(file).strip():
-        raise SchemaError(f"{file}: line 1: no cue begins here or below; 00:00:01,000 --> 00:00:02,500 was wanted")
+        raise SchemaError(
+            f"{file}: line 1: no cue begins here or below; expected times as in 00:00:01,000 --> 00:00:02,500"
+        )
 
 
 def written_cues(file: Path) -> Iterator[tuple[int, str, list[str]]]:
