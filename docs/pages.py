@@ -1,7 +1,4 @@
-"""Pages of the documentation that are read off the code when it is built: tables, recipes and keys, commands.
-
-A hook of MkDocs; mkdocs.yml names it.
-"""
+"""Pages of the documentation that are generated from the code: tables, recipes and keys, commands; a hook of mkdocs.yml."""
 
 from __future__ import annotations
 
@@ -26,32 +23,32 @@ from stages.all import STAGES
 
 TABLES = """# Tables
 
-What stages leave: Parquet files in the artifact's folder, `<store>/artifacts/<id>/NAME.parquet`, or a folder `NAME` with a file
-a shard. Names say the unit: `seconds`, `_percent`, `size_bytes`; `frame_index` counts the frames of a video from 0. A null means
-"not known". `sevila.artifact(ID).arrow(NAME)` reads one from Python."""
+The output of stages: Parquet files in the artifact's folder, `<store>/artifacts/<id>/NAME.parquet`, or a folder `NAME` with a
+file per shard. Names contain the unit: `seconds`, `_percent`, `size_bytes`; `frame_index` counts the frames of a video from 0. A
+null means "not known". `sevila.artifact(ID).arrow(NAME)` reads a table in Python."""
 
-# What columns of these names hold in every table, unless it says more.
+# Descriptions of columns by name, for those without a comment in the schema.
 EVERYWHERE = {
     "question_id": "of the question, as in questions of list_questions",
     "video_id": "of the video, as in videos of list_questions",
-    "clip_id": "of the part of the video that is asked about, as in questions of list_questions",
+    "clip_id": "of the part of the video that the question is about, as in questions of list_questions",
     "status": "ok or failed",
-    "reason": "why it failed, `code: details` or a code alone; empty where it did not",
+    "reason": "of the failure, `code: details` or a code alone; empty if it did not fail",
     "frame_index": "of the frame in the video, from 0",
     "seconds": "of the frame in the video",
     "start_seconds": "in the video",
     "end_seconds": "in the video",
     "position": "of the frame in the question's clip, from 0",
     "path": "below the folder of videos",
-    "other_paths": "where it may lie instead",
-    "file": "that was read",
+    "other_paths": "alternative paths",
+    "file": "name of the file",
     "line": "of the file, from 1",
-    "text": "what is said or written",
-    "clip": "number of the stretch of 2 s, from 0",
-    "ratings": "one an annotator, 0 to 4",
+    "text": "of the subtitle, reply or answer",
+    "clip": "number of the interval of 2 s, from 0",
+    "ratings": "one per annotator, 0 to 4",
     "prediction": "index of the chosen option; null when failed",
     "option_logits": "raw logits of the options' letters, as in answers",
-    "n_questions": "questions that it is of",
+    "n_questions": "number of questions",
     "mean_average_precision_percent": "mean over the queries",
     "phase": "read, see or tell: language model, ViT, Q-Former",
     "figure": "what was measured",
@@ -60,11 +57,11 @@ EVERYWHERE = {
 
 RECIPES = """# Recipes and keys
 
-A recipe is a TOML file with a section a stage; its name, or its path, is what `sevila run` takes. These come with the package:"""
+A recipe is a TOML file with a section per stage; `sevila run` takes its name or path. The package has these:"""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add these pages to those that are written by hand."""
+    """Add the generated pages to the written ones."""
     for name, text in {"tables.md": tables(), "recipes.md": recipes(), "commands.md": commands()}.items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -76,7 +73,7 @@ def commands() -> str:
 
 
 def recipes() -> str:
-    """Return the recipes, and every key of every section that one may have."""
+    """Return the recipes, and every key of every section."""
     rows = [[code(name), Markup(load(name, STAGES).description)] for name in available()]
     parts = [RECIPES, markdown([["recipe", "about"], *rows], n_left=2), "## Keys"]
     for section, config in section_configs(STAGES).items():
@@ -95,12 +92,12 @@ def _keys(config: type[Config]) -> str:
 
 
 def _with_code(text: str) -> Markup:
-    """Return a text of ours as Markdown, what stands between backticks as code."""
+    """Return a text as Markdown, with backticks marking code."""
     return Markup("".join(code(part) if n % 2 else escaped(part) for n, part in enumerate(text.split("`"))))
 
 
 def tables() -> str:
-    """Return the columns of every table that a stage makes, each with what stands beside it in the schema."""
+    """Return the columns of every stage's tables, with their comments in the schema."""
     parts = [TABLES]
     for stage in STAGES.values():
         notes = column_notes(stage.output)
@@ -117,7 +114,7 @@ def tables() -> str:
 
 
 def column_notes(kind: type[Any]) -> Mapping[tuple[str, str], str]:
-    """Return the comment at each column of an artifact's tables, by table and column; by "" that of the table itself."""
+    """Return the comment of each column of an artifact's tables, by table and column; column "" is the table itself."""
     owners = [base for base in reversed(kind.__mro__) if "tables" in vars(base)]
     of_owners = [notes for owner in owners for notes in _notes(owner)]
     parts = dict(_notes(pool_listing))["PARTS"]
@@ -129,7 +126,7 @@ def column_notes(kind: type[Any]) -> Mapping[tuple[str, str], str]:
 
 
 def _notes(holder: type[Any] | ModuleType) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the name of each schema in a class's dict of them, or of a module's own, with the comments at its columns.
+    """Yield the name of each schema in a class's dict or in a module, with the comments of its columns.
 
     A schema is `Schema(...)`, or `schema_of(N, ROW)`, whose columns are the fields of the class ROW.
     """

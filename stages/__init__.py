@@ -1,1 +1,1 @@
-"""One stage a file, `all.py`, which lists them, and `chain.py`, which says what feeds what; nothing else."""
+"""The stages, one per file, `all.py`, which lists them, and `chain.py`, which connects them; nothing else."""

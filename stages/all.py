@@ -1,4 +1,4 @@
-"""Every stage, upstream first: those that recipes may set and that a store may hold artifacts of; other packages' at the end."""
+"""All stages that recipes may configure and stores may hold artifacts of, upstream first; those of other packages last."""
 
 from pipeline.engine.stage import Stage
 from stages.answer_questions import answer_questions

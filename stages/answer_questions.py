@@ -1,4 +1,4 @@
-"""The Answerer reads the keyframes and chooses an option (paper section 3.2)."""
+"""Answering: the Answerer reads the keyframes and chooses an option (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Answers(Artifact):
     """One row per question, in Keyframes' order; with voting also one row per (question, keyframe)."""
 
     kind = "answers"
-    # Codes of failures that are not the video's.
+    # Codes of failures that are not caused by the video.
     reasons_of_questions = (
         "no_options",
         "too_many_options",
@@ -56,14 +56,14 @@ class Answers(Artifact):
             status="string",  # ok or failed
             reason="string",
             prediction="int8",  # index of the chosen option; null when failed
-            # Raw logits of the letters; readout text: summed log-probabilities of the option's tokens, </s> included, and
-            # text_per_token: their mean. Voting: the mean over the frames.
+            # Raw logits of the letters; with readout text the summed log-probabilities of the option's tokens, </s> included;
+            # with text_per_token their mean. With voting the mean over the frames.
             option_logits="list<float32>",
             votes="list<int32>",  # frames that chose each option; empty when frames are concatenated
-            # The greedy first token, normally the word "Option"; null when failed or voting, or when texts are read.
+            # The greedy first token, normally the word "Option"; null when failed or voting, or with a readout of texts.
             first_token_id="int32",
-            n_frames="int32",  # that it was answered from
-            truncated="bool",  # the question's text was longer than the model reads
+            n_frames="int32",  # used for the answer
+            truncated="bool",  # the question's text exceeded the model's maximum length
         ),
         "frame_answers": Schema(
             1,
@@ -80,7 +80,7 @@ class AnswerQuestions(Config):
     """How the Answerer is asked."""
 
     method: Literal["concatenate", "vote"] = Field(
-        "concatenate", description="read all keyframes together, or each alone and take the majority"
+        "concatenate", description="concatenate: read all keyframes together; vote: each alone, then a majority vote"
     )
     prompt: AnsweringPrompt = "multiple_choice"
     readout: Readout = Field("letter", description=READOUT_DESCRIPTION)
@@ -100,14 +100,14 @@ def answer_questions(
     out: ShardedOutput,
 ) -> None:
     """Answer every question from its keyframes."""
-    pairs = Mapped(_if_asked, keyframes.asked(questions, features))
+    pairs = Mapped(_refused, keyframes.asked(questions, features))
     windows = Windows(features, run.torch_device(), answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:
-        wanted = [pairs[item] for item in shard.items]
-        readable = [(question, frames) for question, frames in wanted if not frames.reason]
-        units = [unit for question, frames in readable for unit in _units(question, frames, cfg.method)]
+        shard_pairs = [pairs[item] for item in shard.items]
+        askable = [(question, frames) for question, frames in shard_pairs if not frames.reason]
+        units = [unit for question, frames in askable for unit in _units(question, frames, cfg.method)]
         answers: dict[str, list[FramesAnswer]] = {}
         if units:
             with shard.phase("answer"):
@@ -115,20 +115,21 @@ def answer_questions(
                     loaded.model, cfg.prompt, cfg.readout, shard.settings["batch_tokens"], forced=False
                 )
                 answers = KeyframeReader(reader, windows, shard).answers(units)
-        rows = [_row(frames, answers.get(frames.question_id, []), cfg.method) for _, frames in wanted]
+        rows = [_answer_row(frames, answers.get(frames.question_id, []), cfg.method) for _, frames in shard_pairs]
         shard.dropped.update(row.reason.code for row in rows if row.status != "ok")
         shard.write_rows("answers", rows)
-        alone = wanted if cfg.method == "vote" else []
-        frame_rows = [row for _, frames in alone for row in _frame_rows(frames, answers.get(frames.question_id, []))]
+        voting = shard_pairs if cfg.method == "vote" else []
+        frame_rows = [row for _, frames in voting for row in _frame_rows(frames, answers.get(frames.question_id, []))]
         shard.write_rows("frame_answers", frame_rows)
 
     out.each_shard(work)
     out.refuse_all(ANSWERS, len(pairs), f"the Answerer gave no question finite values; {BROKEN}")
 
 
-def _if_asked(pair: tuple[Question, ChosenFrames]) -> tuple[Question, ChosenFrames]:
-    question, row = pair
-    return question, row._replace(reason=row.reason or why_not_asked(question))
+def _refused(pair: tuple[Question, ChosenFrames]) -> tuple[Question, ChosenFrames]:
+    """Add the reason to a question that cannot be asked."""
+    question, frames = pair
+    return question, frames._replace(reason=frames.reason or why_not_asked(question))
 
 
 def _units(question: Question, keyframes: ChosenFrames, method: str) -> list[QuestionFrames]:
@@ -136,7 +137,7 @@ def _units(question: Question, keyframes: ChosenFrames, method: str) -> list[Que
     return [QuestionFrames(question, rows) for rows in units]
 
 
-def _row(keyframes: ChosenFrames, answers: Sequence[FramesAnswer], method: str) -> AnswerRow:
+def _answer_row(keyframes: ChosenFrames, answers: Sequence[FramesAnswer], method: str) -> AnswerRow:
     reason = keyframes.reason or _reason(answers)
     row = AnswerRow(keyframes.question_id, keyframes.video_id, "failed" if reason else "ok", reason)
     if reason or not answers:
@@ -153,7 +154,7 @@ def _row(keyframes: ChosenFrames, answers: Sequence[FramesAnswer], method: str) 
 
 
 def _reason(answers: Sequence[FramesAnswer]) -> Reason:
-    """Return why a question has no answer: the first of its units' reasons."""
+    """Return why a question has no answer: the first reason of its units."""
     return next((answer.reason for answer in answers if answer.reason), Reason())
 
 

@@ -1,4 +1,4 @@
-"""Another video-language model reads the keyframes, as pictures of the videos' own, and chooses an option."""
+"""Answering by another video-language model, which reads the keyframes as pictures decoded from the videos."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -46,48 +46,48 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sevila")
 
-CHARACTERS_A_TOKEN, PIXELS_A_TOKEN = 4, 28 * 28  # for an estimate: English text, and the pictures of many models
+CHARACTERS_A_TOKEN, PIXELS_A_TOKEN = 4, 28 * 28  # estimates for English text and for pictures in many models
 
 
 class WrittenAnswers(Answers):
-    """`answers` as `Answers` has them; `option_logits` are log-probabilities of the letters, empty where a reply was read."""
+    """The table `answers` of `Answers`; `option_logits` are log-probabilities of the letters, empty for a written reply."""
 
     tables = {
         "answers": Answers.tables["answers"],
         "replies": Schema(
             1,
             question_id="string",
-            text="string",  # as it came; empty where letters' likelihoods were read
-            finish="string",  # why it ended: stop, length, or what the server says
-            prompt_tokens="int32",  # null where a server does not say
+            text="string",  # unchanged; empty with readout likelihood
+            finish="string",  # why the reply ended: stop, length, or another value of the server
+            prompt_tokens="int32",  # null if the server does not report them
             reply_tokens="int32",  # likewise
         ),
     }
 
 
 class AnswerWithVlm(Config):
-    """Which model answers (`weights` on this machine, or `served`), and how it is asked."""
+    """Which model answers (local `weights`, or `served`), and how it is asked."""
 
     weights: str = Field("", description="name of a Hugging Face folder of an image-text-to-text model; else `served`")
     served: str = Field(
-        "", description="the model's name at an OpenAI-compatible server, whose address OPENAI_BASE_URL says"
+        "", description="name of the model at an OpenAI-compatible server, whose address is OPENAI_BASE_URL"
     )
     revision: str = Field(
-        "", description="of the model served, as you call it: the server's weights cannot be looked at"
+        "", description="your label for the revision of the served model, whose weights cannot be inspected"
     )
     readout: LetterReadout = Field(
         "likelihood",
-        description="likelihood: the letter that most probably begins the reply; generation: the one that a written reply "
-        "names, none where it names none or several (of a server always)",
+        description="likelihood: the most probable letter at the start of the reply; generation: the one letter that a written "
+        "reply names (always with a server)",
     )
-    instruction: str = Field(INSTRUCTION, description="said after question and options")
-    max_new_tokens: int = Field(32, ge=1, description="length of a written reply at most")
-    height: int | None = Field(None, ge=16, le=8192, description="of the pictures in pixels; else the videos' own")
-    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="arithmetic of a model on this machine")
+    instruction: str = Field(INSTRUCTION, description="text after question and options")
+    max_new_tokens: int = Field(32, ge=1, description="maximum length of a written reply")
+    height: int | None = Field(None, ge=16, le=8192, description="height of the pictures in pixels; else the video's")
+    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="arithmetic of a local model")
 
     @model_validator(mode="before")
     @classmethod
-    def _of_a_server_replies_are_read(cls, values: Any) -> Any:
+    def _server_replies_are_generated(cls, values: Any) -> Any:
         return {"readout": "generation"} | values if values.get("served") else values
 
     @model_validator(mode="after")
@@ -105,9 +105,9 @@ def plan_by_videos(
     keyframes: Keyframes,
     videos: VideoFiles,
 ) -> Plan:
-    """Cut the videos that are asked about into shards by the size of their pictures."""
-    asked = _asked(questions, frames, keyframes, videos)
-    sizes = [3 * len(of_video.frame_indices) * of_video.pixels_of_one(cfg.height) for of_video in asked]
+    """Cut the videos with questions into shards by the size of their pictures."""
+    asked = _asked_videos(questions, frames, keyframes, videos)
+    sizes = [3 * len(video.frame_indices) * video.pixels_of_one(cfg.height) for video in asked]
     return Plan(cut(sizes, run.shard_bytes))
 
 
@@ -123,47 +123,47 @@ def answer_with_vlm(
     *,
     out: ShardedOutput,
 ) -> None:
-    """Answer every question from its keyframes by another model, on this machine or at a server."""
-    asked = _asked(questions, frames, keyframes, videos)
+    """Answer every question from its keyframes by another model, local or at a server."""
+    asked = _asked_videos(questions, frames, keyframes, videos)
     with closing(_reader(cfg, run, weights)) as reader:
         if cfg.served:
-            log.info("%s is asked %s", cfg.served, _estimate(cfg, asked))
+            log.info("requests to %s: %s", cfg.served, _estimate(cfg, asked))
         tokens: Counter[str] = Counter()
         examples: dict[str, Reason] = {}
 
         def work(shard: Shard) -> None:
-            wanted = [asked[item] for item in shard.items]
+            shard_videos = [asked[item] for item in shard.items]
             with shard.phase("answer"):
-                asking = track(ask_videos(wanted, reader, cfg.height, run.decode_workers), shard, "video", len(wanted))
-                waiting = [answer for of_video in asking for answer in of_video]
-                answers = [answer() for answer in waiting]
+                requests = ask_videos(shard_videos, reader, cfg.height, run.decode_workers)
+                pending = list(chain.from_iterable(track(requests, shard, "video", len(shard_videos))))
+                answers = [answer() for answer in pending]
             for answer in answers:
                 tokens.update(prompt=answer.prompt_tokens or 0, reply=answer.reply_tokens or 0)
-            chosen = [chosen for of_video in wanted for _, chosen in of_video.questions]
-            rows = list(map(_row, chosen, answers))
+            chosen = [chosen for video in shard_videos for _, chosen in video.questions]
+            rows = list(map(_answer_row, chosen, answers))
             shard.dropped.update(row.reason.code for row in rows if row.reason)
             examples.update((row.reason.code, row.reason) for row in rows)
             shard.write_rows("answers", rows)
-            shard.write_rows("replies", [_reply(*each) for each in zip(chosen, answers, strict=True)])
+            shard.write_rows("replies", [_reply_row(*pair) for pair in zip(chosen, answers, strict=True)])
 
         out.each_shard(work)
     if cfg.served and tokens:
-        log.info("%s took %s tokens of questions and %s of replies", cfg.served, *(f"{n:,}" for n in tokens.values()))
-    n_asked = sum(len(of_video.questions) for of_video in asked)
+        log.info("%s used %s prompt tokens and %s reply tokens", cfg.served, *(f"{n:,}" for n in tokens.values()))
+    n_asked = sum(len(video.questions) for video in asked)
     out.refuse_all(ANSWERS, n_asked, f"the model gave no question finite values; {BROKEN}")
     for code in (REFUSED, GARBAGE):
         out.refuse_all(code, n_asked, f"{cfg.served} answered no question; the last reason: {examples.get(code, code)}")
 
 
-def _asked(questions: Questions, frames: Frames, keyframes: Keyframes, videos: VideoFiles) -> list[AskedVideo]:
-    """Return the questions of each video, in Keyframes' order."""
-    texts = questions.by_id()
+def _asked_videos(questions: Questions, frames: Frames, keyframes: Keyframes, videos: VideoFiles) -> list[AskedVideo]:
+    """Return the questions of each video, in the order of Keyframes."""
+    questions_by_id = questions.by_id()
     files = {video.video_id: video for video in videos.videos}
     sampled = {video.video_id: video for video in frames.videos()}
     rows = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
     return [
-        AskedVideo(files[video_id], sampled[video_id], [(texts[row.question_id], row) for row in of_video])
-        for video_id, of_video in groupby(rows, key=lambda row: row.video_id)
+        AskedVideo(files[video_id], sampled[video_id], [(questions_by_id[row.question_id], row) for row in video_rows])
+        for video_id, video_rows in groupby(rows, key=lambda row: row.video_id)
     ]
 
 
@@ -176,7 +176,7 @@ def _reader(cfg: AnswerWithVlm, run: RunContext, weights: Weights | None) -> Pic
         return ServedVlm(server, cfg.served, cfg.instruction, cfg.max_new_tokens, *pace)
     if weights is None:
         raise RecipeError(
-            "[answer_with_vlm] weights: the name of a model on this machine was wanted, or one that is `served`"
+            "[answer_with_vlm] weights is empty; expected the name of a local model, or `served` with that of a served one"
         )
     return LocalVlm(partial(_load, cfg, run, weights), cfg.readout, cfg.instruction, cfg.max_new_tokens)
 
@@ -190,7 +190,7 @@ def _load(cfg: AnswerWithVlm, run: RunContext, weights: Weights) -> ImageTextMod
     return model
 
 
-def _row(chosen: ChosenFrames, answer: WrittenAnswer) -> AnswerRow:
+def _answer_row(chosen: ChosenFrames, answer: WrittenAnswer) -> AnswerRow:
     row = AnswerRow(chosen.question_id, chosen.video_id, "failed" if answer.reason else "ok", answer.reason)
     n_frames = 0 if answer.reason else len(chosen.frame_indices)
     return row._replace(prediction=answer.prediction, option_logits=answer.log_probabilities, n_frames=n_frames)
@@ -206,19 +206,19 @@ class _ReplyRow(NamedTuple):
     reply_tokens: int | None
 
 
-def _reply(chosen: ChosenFrames, answer: WrittenAnswer) -> _ReplyRow:
+def _reply_row(chosen: ChosenFrames, answer: WrittenAnswer) -> _ReplyRow:
     return _ReplyRow(chosen.question_id, answer.text, answer.finish, answer.prompt_tokens, answer.reply_tokens)
 
 
 def _estimate(cfg: AnswerWithVlm, asked: Sequence[AskedVideo]) -> str:
-    """Return how much a server is asked, in words, before anybody pays for it."""
+    """Describe the size of the requests to a server, to be shown before they are sent."""
     n_questions = n_pictures = n_tokens = 0
-    for of_video in asked:
-        for question, chosen in of_video.askable:
+    for video in asked:
+        for question, chosen in video.askable:
             n_questions, n_pictures = n_questions + 1, n_pictures + len(chosen.frame_indices)
-            n_tokens += len(chosen.frame_indices) * of_video.pixels_of_one(cfg.height) // PIXELS_A_TOKEN
+            n_tokens += len(chosen.frame_indices) * video.pixels_of_one(cfg.height) // PIXELS_A_TOKEN
             n_tokens += len(written_prompt(question, cfg.instruction)) // CHARACTERS_A_TOKEN
     return (
         f"{n_questions:,} questions with {n_pictures:,} pictures: about {n_tokens:,} tokens, and at most "
-        f"{n_questions * cfg.max_new_tokens:,} of replies; what is answered already is not asked again"
+        f"{n_questions * cfg.max_new_tokens:,} of replies; shards already answered are not sent again"
     )

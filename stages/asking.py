@@ -1,6 +1,5 @@
 """One question about one video: Figure 1 without the evaluation, for any `step` callable; see `chain.py`."""
 
-from functools import partial
 from typing import NamedTuple, cast
 
 import stages.all as stages
@@ -13,26 +12,25 @@ from pipeline.inference.resident import keeping_language
 from pipeline.recipes import checks, requirements
 from pipeline.recipes.requirements import SplitArtifacts
 from stages.answer_questions import Answers
-from stages.extensions import backbone_stage
 from stages.generate_answers import GeneratedAnswers
 from stages.init_answerer import AnswererWeights
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
-from stages.others import scored
+from stages.others import released, scored
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from stages.select_keyframes import Keyframes
 
 
 class TrainedParts(NamedTuple):
-    """Weights of the store that take the place of those that the recipe names."""
+    """Trained weights from the store that replace those of the recipe."""
 
     localizer: LocalizerWeights | None = None
     answerer: AnswererWeights | None = None
 
 
 class Asked(NamedTuple):
-    """What came of the questions; no scores where the selector looks at none."""
+    """The artifacts of one question; `scores` is None if the selector uses none."""
 
     questions: Questions
     frames: Frames
@@ -43,36 +41,32 @@ class Asked(NamedTuple):
 
 @keeping_language
 def ask(recipe: Recipe, step: Step, sources: Sources, trained: TrainedParts, has_options: bool) -> Asked:
-    """Figure 1 up to the answers; in words, where the questions have no options."""
+    """Run Figure 1 up to the answers; open answers if the questions have no options.
+
+    Raises:
+        RecipeError: the chain cannot work.
+        SevilaError: another model answers, or the trained weights belong to another backbone.
+    """
     checks.check_chain(recipe)
     if requirements.uses_vlm(recipe):
         raise SevilaError("[chain] answerer: one question is answered by the Answerer; `sevila run` asks other models")
     split = requirements.splits_of(recipe).test
     questions = step(stages.list_questions, split.annotations(sources))
-    given = partial(requirements.weights_of, recipe, sources)
-    maker = backbone_stage(stages.STAGES, recipe)
-    backbone = step(maker, *(given(maker) for _ in maker.inputs))
-    checks.check_frame_size(recipe, backbone)
-    _refuse_others(trained, backbone)
-    localizer = None
-    if requirements.uses_localizer(recipe):
-        localizer = trained.localizer or step(stages.init_localizer, backbone, given(stages.init_localizer))
-    answerer = trained.answerer or step(stages.init_answerer, backbone, given(stages.init_answerer))
+    backbone, localizer, answerer = released(recipe, step, sources, *trained)
+    _refuse_other_backbone(trained, backbone)
     frames = step(stages.sample_frames, sources.videos(split.dataset, questions))
     features = step(stages.extract_features, frames, backbone, *requirements.queried_by(recipe, localizer, answerer))
     scores, vectors = scored(recipe, step, sources, SplitArtifacts(questions, frames, features, backbone), localizer)
     keyframes = step(stages.select_keyframes, questions, frames, scores, vectors)
-    read = (questions, keyframes, features, backbone, answerer)
-    answers: Answers | GeneratedAnswers = (
-        step(stages.answer_questions, *read) if has_options else step(stages.generate_answers, *read)
-    )
+    answer = stages.answer_questions if has_options else stages.generate_answers
+    answers = cast(Answers | GeneratedAnswers, step(answer, questions, keyframes, features, backbone, answerer))
     return Asked(questions, frames, cast(FrameScores | None, scores), keyframes, answers)
 
 
-def _refuse_others(trained: TrainedParts, backbone: Artifact) -> None:
+def _refuse_other_backbone(trained: TrainedParts, backbone: Artifact) -> None:
     for weights in filter(None, trained):
         if backbone.id and weights.record.inputs.get("backbone") != backbone.id:
             raise SevilaError(
-                f"{weights.id} belongs to another backbone, {weights.record.inputs.get('backbone')}, than {backbone.id}; "
-                "give that one's --weights, or none of its trained ones"
+                f"{weights.id} belongs to backbone {weights.record.inputs.get('backbone')}; expected {backbone.id}; give the "
+                "--weights of that backbone, or none of its trained weights"
             )

@@ -62,7 +62,7 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     backbone, localizer, answerer = released(recipe, step, sources)
     test = _features(step, sources, splits.test, test_questions, backbone)
     train = _features(step, sources, splits.train, train_questions, backbone)
-    results, tune_and_evaluate = Results(test_questions), partial(_row, step, Setup(test, train, answerer))
+    results, tune_and_evaluate = Results(test_questions), partial(_future_row, step, Setup(test, train, answerer))
     for choice in compared.baselines(recipe.chain):  # baselines and upper bounds
         results.add(tune_and_evaluate(choice, None, answerer))
     for choice in compared.learned(recipe.chain):  # on answers alone
@@ -97,24 +97,24 @@ def _features(step: Step, sources: Sources, split: Split, questions: Artifact, b
     return SplitArtifacts(questions, frames, features, backbone)
 
 
-def _row(
-    step: Step, on: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None
+def _future_row(
+    step: Step, setup: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None
 ) -> Future[EvaluatedRow]:
-    def fine_tune_and_evaluate(step: Step) -> EvaluatedRow:
-        chosen = picked(step, on, on.train, choice, scorer, f"{choice.name}, training split")
-        tuned = step(stages.finetune_answerer, *on.train.read(chosen.keyframes), answerer, setting=choice.name)
-        return EvaluatedRow(choice, tuned, _evaluate(step, on, choice, scorer, tuned))
+    def tune_and_evaluate(step: Step) -> EvaluatedRow:
+        chosen = picked(step, setup, setup.train, choice, scorer, f"{choice.name}, training split")
+        tuned = step(stages.finetune_answerer, *setup.train.read(chosen.keyframes), answerer, setting=choice.name)
+        return EvaluatedRow(choice, tuned, _evaluate(step, setup, choice, scorer, tuned))
 
-    return as_one(step, choice.name, (*on.train, *on.test, on.answerer, answerer, scorer), fine_tune_and_evaluate)
+    return as_one(step, choice.name, (*setup.train, *setup.test, setup.answerer, answerer, scorer), tune_and_evaluate)
 
 
-def _evaluate(step: Step, on: Setup, choice: Choice, scorer: Artifact | None, tuned: Artifact) -> list[Setting]:
-    known = requirements.knows_moments(on.test.questions)
-    chosen = picked(step, on, on.test, choice, scorer, choice.name)
-    localized = step(stages.evaluate_localization, *on.test.videos, *chosen, setting=choice.name) if known else None
-    settings = []
+def _evaluate(step: Step, setup: Setup, choice: Choice, scorer: Artifact | None, tuned: Artifact) -> list[Setting]:
+    test, settings, localized = setup.test, [], None
+    chosen = picked(step, setup, test, choice, scorer, choice.name)
+    if requirements.knows_moments(test.questions):
+        localized = step(stages.evaluate_localization, *test.videos, *chosen, setting=choice.name)
     for way in (*choice.zero_shot, choice.tuned):
-        read = (*on.test.read(chosen.keyframes), tuned if way == choice.tuned else on.answerer)
-        answers = step(stages.answer_questions, *read, setting=way.name, method=way.method)
-        settings.append(Setting(way, step(stages.evaluate, on.test.questions, answers, setting=way.name), localized))
+        inputs = (*test.read(chosen.keyframes), tuned if way == choice.tuned else setup.answerer)
+        answers = step(stages.answer_questions, *inputs, setting=way.name, method=way.method)
+        settings.append(Setting(way, step(stages.evaluate, test.questions, answers, setting=way.name), localized))
     return settings

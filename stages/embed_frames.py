@@ -1,4 +1,4 @@
-"""Frames -> vectors of CLIP or SigLIP, computed once, whatever is asked of them."""
+"""Embedding: frames -> vectors of CLIP or SigLIP, computed once for all questions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stages.sample_frames import Frames
 
 
 class Embeddings(Features):
-    """A vector of length 1 for each frame, per video: float32 [frames, width], rows as in Frames; e.g. [32, 768]."""
+    """A unit vector per frame, by video: float32 [frames, width], rows as in Frames; for example [32, 768]."""
 
     kind = "embeddings"
 
@@ -43,7 +43,7 @@ def plan_embeddings(run: RunContext, frames: Frames, embedder: EmbedderWeights) 
 def embed_frames(
     cfg: EmbedFrames, run: RunContext, frames: Frames, embedder: EmbedderWeights, *, out: ShardedOutput
 ) -> None:
-    """Embed every stored frame once, resized to what the model reads."""
+    """Embed every stored frame once, resized to the model's input size."""
     content = {"config": cfg.model_dump(), "encoder": embedder.identity()}
     shape, load = (embedder.description()["width"],), partial(_encoder, cfg, run, embedder)
     fix = larger_types(precision=cfg.precision)

@@ -1,4 +1,4 @@
-"""Answers -> accuracy, with the denominator stated (an unanswered question counts as wrong)."""
+"""Evaluation: answers -> accuracy, with the denominator stated (an unanswered question counts as wrong)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stages.list_questions import Questions
 
 
 class Metrics(Artifact):
-    """Accuracy as the data set reports it, and what could not be asked; the same rows in `metrics.json`."""
+    """Accuracy as the data set reports it, and the coverage of questions; `metrics.json` has the same rows."""
 
     kind = "metrics"
     tables = {
@@ -35,7 +35,7 @@ class Metrics(Artifact):
     }
 
     def headline(self) -> AccuracyRow:
-        """Return the row of the one number by which the data set is compared."""
+        """Return the row of the number by which the data set is compared."""
         return next(row for row in self.accuracies() if row.is_headline)
 
     def accuracies(self) -> Sequence[AccuracyRow]:
@@ -47,24 +47,23 @@ class Metrics(Artifact):
         config = self.record.config
         covered = self.typed_rows("coverage", CoverageRow)
         by = config["bootstrap"]
-        how = f"95 % by {by}: percentile bootstrap, {config['resamples']:,} resamples of {by}s"
+        method = f"95 % by {by}: percentile bootstrap, {config['resamples']:,} resamples of {by}s"
         listed = "; every missing video is listed in metrics.json" if len(covered) > 1 else ""
-        return "\n\n".join(
-            [format_accuracy_table(self.accuracies(), by, table), how, format_coverage(covered) + listed]
-        )
+        parts = [format_accuracy_table(self.accuracies(), by, table), method, format_coverage(covered) + listed]
+        return "\n\n".join(parts)
 
 
 class Evaluate(Config):
-    """How the intervals are made."""
+    """How the confidence intervals are computed."""
 
     bootstrap: Literal["video", "question"] = Field(
-        "video", description="what is resampled: whole videos, as their questions are not independent, or questions"
+        "video", description="unit of resampling: video, as its questions are not independent, or question"
     )
     resamples: int = Field(10_000, ge=100, description="bootstrap resamples")
     seed: int = Field(0, ge=0, description="seed of the resamples")
 
     def resampling(self) -> Resampling:
-        """Return the same settings as the pure functions take them."""
+        """Return these settings as an argument of `accuracy_table`."""
         return Resampling(self.bootstrap, self.resamples, self.seed)
 
 

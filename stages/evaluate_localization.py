@@ -1,4 +1,4 @@
-"""Keyframes and frame scores -> how well the true moments were hit, wherever these are known."""
+"""Keyframes and frame scores -> localisation metrics, for questions with known true moments."""
 
 from __future__ import annotations
 
@@ -40,18 +40,16 @@ class LocalizationMetrics(Artifact):
     def text(self, table: Table = aligned) -> str:
         """Return the table."""
         rows = self.typed_rows("localization", LocalizationRow)
-        return (
-            format_localization(rows, table)
-            if rows[0].n_questions
-            else "no question with known moments: no localisation to judge"
-        )
+        if not rows[0].n_questions:
+            return "no question with known moments: no localisation to evaluate"
+        return format_localization(rows, table)
 
 
 class EvaluateLocalization(Config):
-    """Which numbers of frames to judge."""
+    """Which numbers of frames to evaluate."""
 
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (1, 2, 4, 8), strict=False, description="numbers of best-ranked frames to judge"
+        (1, 2, 4, 8), strict=False, description="numbers of best-ranked frames to evaluate"
     )
 
 
@@ -66,7 +64,7 @@ def evaluate_localization(
     *,
     out: Output,
 ) -> None:
-    """Judge keyframes, and the ranking behind them, by the true moments."""
+    """Evaluate keyframes, and the ranking of the frames, against the true moments."""
     true, clips = questions.true_moments(), frames.clips_of(questions)
     known = [
         row for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames) if row.question_id in true

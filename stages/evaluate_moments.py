@@ -1,4 +1,4 @@
-"""Moments -> the benchmark's retrieval and highlight metrics (QVHighlights), with the denominator stated."""
+"""Moments -> retrieval and highlight metrics of the benchmark QVHighlights, with the denominator stated."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from stages.retrieve_moments import Moments
 
 
 class MomentMetricsRow(NamedTuple):
-    """Retrieval of the windows of one range of lengths at one IoU; a row of the table `moment_metrics`."""
+    """Retrieval of the windows of one range of lengths at one IoU threshold; a row of the table `moment_metrics`."""
 
     window_length: str  # full, long, middle or short
-    iou_threshold: float  # overlap from which a retrieved window is a true one, 0 to 1
-    n_queries: int  # those with a true window of that length
+    iou_threshold: float  # minimum overlap of a retrieved and a true window, 0 to 1
+    n_queries: int  # with a true window of that length
     recall_at_one_percent: float | None  # None when n_queries is 0
     mean_average_precision_percent: float | None
 
@@ -44,23 +44,23 @@ class MomentMetricsRow(NamedTuple):
 class HighlightsRow(NamedTuple):
     """Highlight detection at one level; a row of the table `highlights`."""
 
-    level: str  # rating from which a clip is a highlight: Fair, Good or VeryGood; no rows without ratings
-    n_queries: int  # those whose clips are rated; one that failed counts as found nothing
+    level: str  # minimum rating of a highlight: Fair, Good or VeryGood; no rows without ratings
+    n_queries: int  # with rated clips; a failed query counts as one without predictions
     mean_average_precision_percent: float
-    hit_at_one_percent: float  # queries whose highest-scored clip is a highlight
+    hit_at_one_percent: float  # share of queries whose highest-scored clip is a highlight
 
 
 class QueryCounts(NamedTuple):
-    """The counts; the row of the table `counts`."""
+    """Numbers of queries; the row of the table `counts`."""
 
-    n_queries: int  # those whose true moments are known
-    n_unlabelled: int  # others; in no percentage
-    n_failed: int  # of n_queries: the video could not be read, or no finite scores; counted as found nothing
-    n_without_moments: int  # of n_queries: no frame was yes; likewise
+    n_queries: int  # with known true moments
+    n_unlabelled: int  # others, which are in no percentage
+    n_failed: int  # of n_queries: unreadable video or no finite scores; counted as without predictions
+    n_without_moments: int  # of n_queries: no frame with answer yes; likewise
 
 
 class MomentMetrics(Artifact):
-    """R1 and mAP by range of window lengths and IoU threshold; in the benchmark's own layout in `metrics.json`."""
+    """R1 and mAP by range of window lengths and IoU threshold; `metrics.json` has the benchmark's layout."""
 
     kind = "moment_metrics"
     tables = {
@@ -71,12 +71,12 @@ class MomentMetrics(Artifact):
     }
 
     def headline(self) -> MomentMetricsRow:
-        """Return the row by which retrieval is compared: all lengths of windows, IoU 0.5."""
+        """Return the row by which retrieval is compared: all window lengths, IoU 0.5."""
         rows = self.typed_rows("moment_metrics", MomentMetricsRow)
         return next(row for row in rows if row[:2] == ("full", 0.5))
 
     def text(self, table: Table = aligned) -> str:
-        """Return the tables, and what was counted."""
+        """Return the tables and the numbers of queries."""
         (counts,) = self.typed_rows("counts", QueryCounts)
         if not counts.n_queries:
             return f"{counts.n_unlabelled} queries, none of them with known moments: nothing to evaluate"
@@ -97,7 +97,7 @@ class EvaluateMoments(Config):
 def evaluate_moments(
     cfg: EvaluateMoments, run: RunContext, questions: Questions, moments: Moments, *, out: Output
 ) -> None:
-    """Hold retrieved moments against the true ones."""
+    """Evaluate retrieved moments against the true ones."""
     true = questions.true_moments()
     queries, predicted = moments.queries_of(questions)
     known = [query for query in queries if query.question_id in true]
@@ -108,11 +108,11 @@ def evaluate_moments(
     rows = [row for length in LENGTH_RANGES_SECONDS for row in _rows(length, retrieval[length])]
     out.write_rows("moment_metrics", rows)
     highlights = _highlights(questions, queries)
-    levels = [
-        HighlightsRow(level, at.n_queries, at.mean_average_precision, at.hit_at_one)
-        for level, at in (highlights or {}).items()
+    highlight_rows = [
+        HighlightsRow(level, scores.n_queries, scores.mean_average_precision, scores.hit_at_one)
+        for level, scores in (highlights or {}).items()
     ]
-    out.write_rows("highlights", levels)
+    out.write_rows("highlights", highlight_rows)
     n_failed = sum(query.status != "ok" for query in known)
     n_without_moments = sum(query.status == "ok" and query.n_moments == 0 for query in known)
     out.write_rows("counts", [QueryCounts(len(known), len(queries) - len(known), n_failed, n_without_moments)])
@@ -123,20 +123,20 @@ def evaluate_moments(
 
 
 def _highlights(questions: Questions, queries: Sequence[Query]) -> dict[str, HighlightScores] | None:
-    """Return the scores by level over the queries whose clips are rated; None if there is none."""
-    rated: dict[str, list[np.ndarray]] = defaultdict(list)
+    """Return the scores by level over the queries with rated clips; None if there is none."""
+    ratings_by_id: dict[str, list[np.ndarray]] = defaultdict(list)
     for question_id, ratings in zip(*questions.columns("ratings", "question_id", "ratings").values(), strict=True):
-        rated[question_id].append(ratings)
-    judged = [query for query in queries if query.question_id in rated]
-    if not judged:
+        ratings_by_id[question_id].append(ratings)
+    rated = [query for query in queries if query.question_id in ratings_by_id]
+    if not rated:
         return None
     return highlight_scores(
-        [np.array(query.clip_scores, np.float64) for query in judged],
-        [np.array(rated[query.question_id], np.float64) for query in judged],
+        [np.array(query.clip_scores, np.float64) for query in rated],
+        [np.array(ratings_by_id[query.question_id], np.float64) for query in rated],
     )
 
 
 def _rows(length: str, scores: RetrievalScores) -> Iterator[MomentMetricsRow]:
     for threshold, *percents in zip(IOU_THRESHOLDS, scores.recall_at_one, scores.mean_average_precision, strict=True):
-        known = map(float, percents) if scores.n_queries else (None, None)
-        yield MomentMetricsRow(length, threshold, scores.n_queries, *known)
+        values = map(float, percents) if scores.n_queries else (None, None)
+        yield MomentMetricsRow(length, threshold, scores.n_queries, *values)

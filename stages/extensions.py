@@ -1,4 +1,4 @@
-"""Stages of other packages, by the entry points `sevila.stages`: as a chain's backbone or scorer, and at its end."""
+"""Stages of other packages, by entry points `sevila.stages`, as a chain's backbone or scorer, or appended to the chain."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pipeline.recipes import requirements
 from pipeline.recipes.requirements import SplitArtifacts
 from pipeline.registry import Registry
 
-NAMED_WEIGHTS = "weights"  # an input of this name is the weights that the key of this name names
+NAMED_WEIGHTS = "weights"  # the input for the weights that the stage's config key of the same name names
 Chain = Callable[[Recipe, Step, Sources], Any]
 
 
 def of_others(ours: Mapping[str, Stage]) -> dict[str, Stage]:
-    """Return other packages' stages by name; one that cannot be loaded, or is called as ours, is left out with a warning."""
+    """Return other packages' stages by name; warn of those that cannot be loaded or share a name, and omit them."""
     stages: dict[str, Stage] = {}
     registry = Registry[Stage]("stage", "sevila.stages", lambda: ours, _problem)
     for name in registry.names_of_others():
@@ -34,53 +34,54 @@ def of_others(ours: Mapping[str, Stage]) -> dict[str, Stage]:
 
 
 def backbone_stage(stages: Mapping[str, Stage], recipe: Recipe) -> Stage:
-    """Return the stage that makes the recipe's backbone; raises `RecipeError` if no stage of this name makes one."""
-    return _making(
-        stages, Backbone, requirements.backbone_stage_name(recipe), "[chain] backbone", ["imported", "trained"]
-    )
+    """Return the stage that outputs the recipe's backbone; raise `RecipeError` if there is no such stage."""
+    name = requirements.backbone_stage_name(recipe)
+    return _stage_with_output(stages, Backbone, name, "[chain] backbone", ["imported", "trained"])
 
 
 def scorer_stage(stages: Mapping[str, Stage], kind: type[Artifact], name: str) -> Stage:
-    """Return the stage of this name that makes scores, artifacts of `kind`, of what is there before the Localizer's are.
+    """Return the stage of this name that outputs scores, artifacts of `kind`, from what exists before scoring.
 
     Raises:
-        RecipeError: there is none, or it takes something else.
+        RecipeError: there is no such stage, or it has other inputs.
     """
-    stage = _making(stages, kind, name, "[chain] scorer", ["localizer", "imported", "clip", "itm"])
+    stage = _stage_with_output(stages, kind, name, "[chain] scorer", ["localizer", "imported", "clip", "itm"])
     known = (*SplitArtifacts._fields, NAMED_WEIGHTS)
     if unknown := set(stage.inputs) - {*known}:
         raise RecipeError(
-            f"[chain] scorer: {name} takes {', '.join(sorted(unknown))}; of {', '.join(known)} was wanted"
+            f"[chain] scorer: {name} takes {', '.join(sorted(unknown))}; expected inputs of {', '.join(known)}"
         )
     return stage
 
 
-def _making(stages: Mapping[str, Stage], kind: type[Artifact], name: str, where: str, also: list[str]) -> Stage:
-    known = sorted(each.name for each in stages.values() if issubclass(each.output, kind))
+def _stage_with_output(
+    stages: Mapping[str, Stage], kind: type[Artifact], name: str, where: str, also: list[str]
+) -> Stage:
+    known = sorted(stage.name for stage in stages.values() if issubclass(stage.output, kind))
     if name in known:
         return stages[name]
     if name in NOT_LOADED and name not in stages:
         raise RecipeError(f"{where} = {name!r}: {NOT_LOADED[name]}")
-    listed = ", ".join([*also, *known])
-    what = f"{where} = {name!r}: there is no such stage that makes {kind.kind.replace('_', ' ')}"
-    raise RecipeError(f"{what}{did_you_mean(name, [*also, *known])}; there are: {listed}")
+    names = [*also, *known]
+    problem = f"{where} = {name!r}: there is no such stage that makes {kind.kind.replace('_', ' ')}"
+    raise RecipeError(f"{problem}{did_you_mean(name, names)}; there are: {', '.join(names)}")
 
 
 def with_others(stages: Mapping[str, Stage], chain: Chain) -> Chain:
     """Return a chain that runs the stages of `[chain] also` at its end.
 
-    They take what the chain has made by the names of their parameters: those by which its own stages take it, or its kind.
+    Their inputs are the chain's artifacts, by parameter name: the name of an input of the chain's stages, or the kind.
     """
 
-    def walk(recipe: Recipe, step: Step, sources: Sources) -> Any:
+    def extended(recipe: Recipe, step: Step, sources: Sources) -> Any:
         artifacts: dict[str, Artifact | None] = {}
 
-        def noting(stage: Stage, /, *inputs: Any, **more: Any) -> Any:
+        def recording_step(stage: Stage, /, *inputs: Any, **more: Any) -> Any:
             artifacts.update(zip(stage.inputs, inputs, strict=True))
             artifacts[stage.output.kind] = step(stage, *inputs, **more)
             return artifacts[stage.output.kind]
 
-        outcome = chain(recipe, noting, sources)
+        outcome = chain(recipe, recording_step, sources)
         for name in recipe.chain.also:
             refuse_unknown_stage(name, stages)
             stage = stages[name]
@@ -89,12 +90,12 @@ def with_others(stages: Mapping[str, Stage], chain: Chain) -> Chain:
                     f"[chain] also: {name} takes {', '.join(sorted(unknown))}, which this chain does not make; it makes "
                     f"{', '.join(sorted(artifacts))}"
                 )
-            noting(stage, *(artifacts[input] for input in stage.inputs))
+            recording_step(stage, *(artifacts[input] for input in stage.inputs))
         return outcome
 
-    return walk
+    return extended
 
 
 def _problem(value: Any, name: str) -> str:
-    is_that = isinstance(value, Stage) and value.name == name
-    return "" if is_that else f"a {type(value).__name__}; a stage of that name was wanted"
+    is_valid = isinstance(value, Stage) and value.name == name
+    return "" if is_valid else f"a {type(value).__name__}; expected a stage of that name"

@@ -1,4 +1,4 @@
-"""Frames -> ViT features, or what Q-Formers make of them, computed once and read by everything after."""
+"""Feature extraction: frames -> ViT features or Q-Former outputs, computed once and read by all later stages."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from stages.sample_frames import Frames
 
 
 class Features(PooledArtifact):
-    """ViT output before any LayerNorm, per video: [frames, tokens, width], rows as in Frames; e.g. [32, 257, 1408].
+    """ViT output before any LayerNorm, by video: [frames, tokens, width], rows as in Frames; for example [32, 257, 1408].
 
-    With level = "queries", in their place outputs of the Q-Formers of Localizer and Answerer, as far as the chain has them,
-    in this order: [frames, Q-Formers, queries, width], e.g. [36000, 2, 32, 768].
+    With level = "queries", the Q-Former outputs of Localizer and Answerer instead, if the chain has them, in this order:
+    [frames, Q-Formers, queries, width], for example [36000, 2, 32, 768].
     """
 
     kind = "features"
@@ -42,7 +42,7 @@ class Features(PooledArtifact):
             video_id="string",
             status="string",
             reason="string",
-            n_frames="int32",  # that are stored
+            n_frames="int32",  # stored
         ),
     }
 
@@ -51,11 +51,11 @@ class Features(PooledArtifact):
         return self.typed_rows("videos", VideoFeatures)
 
     def failures(self) -> dict[str, Reason]:
-        """Return why a video has no features, by its id."""
+        """Return the reason of each video without features, by video id."""
         return {video.video_id: video.reason for video in self.videos() if video.reason}
 
     def questions_by_video(self, questions: Questions) -> Mapping[str, Sequence[Question]]:
-        """Return the questions of each video in their order; raises `CorruptArtifactError` unless both have the same videos."""
+        """Return the questions of each video in order; raise `CorruptArtifactError` unless both have the same videos."""
         by_video = questions.by_video()
         refuse_cut(self, [video.video_id for video in self.videos()], questions, by_video, "videos")
         return by_video
@@ -68,8 +68,8 @@ class ExtractFeatures(Config):
 
     level: Literal["features", "queries"] = Field(
         "features",
-        description="what is kept: the ViT's features, which serve any Q-Former and its training; or for long videos the "
-        "Q-Formers' outputs alone, 15 times smaller each: another Localizer or Answerer computes its own; none can be trained",
+        description="features: the ViT's features, which any Q-Former and its training can read; queries: only the outputs of "
+        "the chain's Q-Formers, 15 times smaller each, for long videos: no training, and other weights extract again",
     )
     precision: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="arithmetic of the ViT; float16 or bfloat16 on a GPU"
@@ -98,11 +98,11 @@ def extract_features(
     *,
     out: ShardedOutput,
 ) -> None:
-    """Run the frozen ViT once over every stored frame; with Q-Formers, keep their outputs in place of its."""
+    """Run the frozen ViT once over every stored frame; if Q-Formers are given, store their outputs instead."""
     prompts = [weights for weights in (localizer, answerer) if weights is not None]
     if cfg.level == "queries" and not prompts:
         raise SevilaError(
-            "level = 'queries' keeps what Q-Formers make of frames; neither Localizer nor Answerer is used here"
+            "level = 'queries' stores the outputs of Q-Formers, but the chain uses neither a Localizer nor an Answerer"
         )
     content: dict[str, Any] = {"config": cfg.model_dump(), "encoder": backbone.encoder_fingerprint()}
     shape: tuple[int, ...] = backbone.feature_shape()

@@ -1,4 +1,4 @@
-"""The Answerer learns to answer from keyframes, the Localizer's or any others (paper section 3.3)."""
+"""Fine-tuning of the Answerer on keyframes, the Localizer's or any others (paper section 3.3)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def finetune_answerer(
     *,
     out: Output,
 ) -> None:
-    """Train the Answerer to name the right option from the keyframes."""
+    """Train the Answerer to name the correct option from the keyframes."""
     pairs = keyframes.asked(questions, features)
     seen = (SeenFrames(question, row.rows, row.reason) for question, row in pairs)
     samples = answered_questions(cfg.prompt, len(backbone.verbalizer(run).letter_ids), seen, "keyframes", out)

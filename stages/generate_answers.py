@@ -1,4 +1,4 @@
-"""The Answerer reads the keyframes and answers in words: for questions without options, which the paper does not ask."""
+"""Open-ended answering: the Answerer generates text from the keyframes, for questions without options (not in the paper)."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class GeneratedAnswers(Artifact):
             status="string",  # ok or failed
             reason="string",
             text="string",  # the answer
-            token_ids="list<int32>",  # `</s>` included, unless the text was cut
+            token_ids="list<int32>",  # including `</s>`, unless max_tokens cut the text
             log_probabilities="list<float32>",  # of each token
-            n_frames="int32",  # that it was answered from
-            truncated="bool",  # the question's text was longer than the model reads
+            n_frames="int32",  # used for the answer
+            truncated="bool",  # the question's text exceeded the model's maximum length
         )
     }
 
@@ -51,9 +51,9 @@ PROMPT = "open"
 
 
 class GenerateAnswers(Config):
-    """How the Answerer answers in words."""
+    """How the Answerer generates text."""
 
-    max_tokens: int = Field(30, ge=1, le=512, description="tokens of an answer at most; it is cut there")
+    max_tokens: int = Field(30, ge=1, le=512, description="maximum length of an answer, in tokens")
     precision: LanguagePrecision = Field("float32", description=PRECISION_DESCRIPTION)
 
 
@@ -69,23 +69,26 @@ def generate_answers(
     *,
     out: ShardedOutput,
 ) -> None:
-    """Answer every question in words from its keyframes, each next token the likeliest."""
+    """Generate an answer to every question from its keyframes, by greedy decoding."""
     pairs = keyframes.asked(questions, features)
     windows = Windows(features, run.torch_device(), answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:
-        wanted = [pairs[item] for item in shard.items]
-        answers = {frames.question_id: FramesAnswer(frames.reason) for _, frames in wanted}
-        units = [QuestionFrames(question, frames.rows) for question, frames in wanted if not frames.reason]
+        shard_pairs = [pairs[item] for item in shard.items]
+        answers = {frames.question_id: FramesAnswer(frames.reason) for _, frames in shard_pairs}
+        units = [QuestionFrames(question, frames.rows) for question, frames in shard_pairs if not frames.reason]
         texts: dict[str, GeneratedText] = {}
         if units:
             with shard.phase("answer"):
                 reader = TextReader(loaded.model, PROMPT, cfg.max_tokens)
-                read = KeyframeReader(reader, windows, shard).answers(units)
-            answers |= {question_id: of_frames[0] for question_id, of_frames in read.items()}
+                generated = KeyframeReader(reader, windows, shard).answers(units)
+            answers |= {question_id: unit_answers[0] for question_id, unit_answers in generated.items()}
             texts = {id: reader.text_of(answer.values) for id, answer in answers.items() if not answer.reason}
-        rows = [_row(frames, answers[frames.question_id], texts.get(frames.question_id)) for _, frames in wanted]
+        rows = [
+            _answer_text(frames, answers[frames.question_id], texts.get(frames.question_id))
+            for _, frames in shard_pairs
+        ]
         shard.dropped.update(row.reason.code for row in rows if row.status != "ok")
         shard.write_rows("answers", rows)
 
@@ -94,7 +97,7 @@ def generate_answers(
 
 
 class AnswerText(NamedTuple):
-    """A row of the table `answers`, which says what is what."""
+    """A row of the table `answers`; its schema describes the columns."""
 
     question_id: str
     video_id: str
@@ -107,7 +110,7 @@ class AnswerText(NamedTuple):
     truncated: bool = False
 
 
-def _row(frames: ChosenFrames, answer: FramesAnswer, text: GeneratedText | None) -> AnswerText:
+def _answer_text(frames: ChosenFrames, answer: FramesAnswer, text: GeneratedText | None) -> AnswerText:
     row = AnswerText(frames.question_id, frames.video_id, "failed" if answer.reason else "ok", answer.reason)
     if text is None:
         return row

@@ -1,4 +1,4 @@
-"""BLIP-2 weights on this machine -> the frozen backbone by content; large files are referenced, not copied."""
+"""Import of BLIP-2 weights as the frozen backbone, identified by content; large files are referenced, not copied."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pipeline.inference.backbone import Backbone, backbone_facts
 
 
 class ImportBackbone(Config):
-    """Which BLIP-2 to build on."""
+    """Which BLIP-2 is the backbone."""
 
     weights: str = Field(
         "Salesforce/blip2-flan-t5-xl",
-        description="name of a BLIP-2 (Flan-T5, OPT, LLaMA): placed by --weights NAME=PATH or sevila.toml, else a model hub id",
+        description="name of a BLIP-2 (Flan-T5, OPT, LLaMA) with a path in --weights NAME=PATH or sevila.toml; else a hub id",
     )
 
 
 @stage(version=2, output=Backbone)
 def import_backbone(cfg: ImportBackbone, run: RunContext, weights: Weights, *, out: Output) -> None:
-    """Check that a folder holds a complete BLIP-2 that fits, and note what identifies it."""
+    """Check that a folder holds a complete, supported BLIP-2, and record its identity."""
     assert weights.path is not None
     Backbone.note_weights(weights, backbone_facts(weights.path), out)

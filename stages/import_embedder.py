@@ -1,4 +1,4 @@
-"""A CLIP or SigLIP on this machine -> the frozen model by content; its files are referenced, not copied."""
+"""Import of a CLIP or SigLIP as a frozen model, identified by content; its files are referenced, not copied."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class EmbedderWeights(ImportedModel):
-    """A frozen CLIP or SigLIP: sizes, and the digests of the files that hold the weights."""
+    """A frozen CLIP or SigLIP: its sizes and the digests of its weight files."""
 
     kind = "embedder"
     note = "embedder.json"
 
     def identity(self) -> str:
-        """Return what identifies the weights, whatever their name."""
+        """Return the fingerprint of the weights, independent of their name."""
         return fingerprint(sorted(self.description()["files"].values()))
 
     def load(self, run: RunContext, precision: str) -> Embedder:
@@ -43,13 +43,13 @@ class ImportEmbedder(Config):
 
     weights: str = Field(
         "openai/clip-vit-large-patch14",
-        description="name of a CLIP or SigLIP: placed by --weights NAME=PATH or sevila.toml, else a model hub id",
+        description="name of a CLIP or SigLIP with a path in --weights NAME=PATH or sevila.toml; else a hub id",
     )
 
 
 @stage(version=1, output=EmbedderWeights)
 def import_embedder(cfg: ImportEmbedder, run: RunContext, weights: Weights, *, out: Output) -> None:
-    """Check that a folder holds a whole CLIP or SigLIP, and note what identifies it."""
+    """Check that a folder holds a complete CLIP or SigLIP, and record its identity."""
     from pipeline.models.embedder import describe_embedder
 
     assert weights.path is not None

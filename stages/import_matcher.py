@@ -1,4 +1,4 @@
-"""A BLIP-2 for image-text matching on this machine -> the frozen model by content; its files are referenced, not copied."""
+"""Import of a BLIP-2 for image-text matching as a frozen model, identified by content; its files are referenced, not copied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MatcherWeights(Backbone):
-    """The frozen ViT and matching Q-Former of one BLIP-2: sizes, and the digests of the files that hold the weights."""
+    """The frozen ViT and matching Q-Former of one BLIP-2: their sizes and the digests of the weight files."""
 
     kind = "matcher"
     note = "matcher.json"
@@ -49,13 +49,13 @@ class ImportMatcher(Config):
 
     weights: str = Field(
         "Salesforce/blip2-itm-vit-g",
-        description="name of a BLIP-2 for image-text matching: placed by --weights NAME=PATH or sevila.toml, else a model hub id",
+        description="name of a BLIP-2 for image-text matching with a path in --weights NAME=PATH or sevila.toml; else a hub id",
     )
 
 
 @stage(version=1, output=MatcherWeights)
 def import_matcher(cfg: ImportMatcher, run: RunContext, weights: Weights, *, out: Output) -> None:
-    """Check that a folder holds a whole BLIP-2 for image-text matching, and note what identifies it."""
+    """Check that a folder holds a complete BLIP-2 for image-text matching, and record its identity."""
     from pipeline.models.matcher import describe_matcher
 
     assert weights.path is not None

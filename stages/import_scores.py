@@ -1,4 +1,4 @@
-"""Scores made elsewhere, by AKS or anybody's own model, in place of the Localizer's."""
+"""Import of external frame scores, of AKS or any other model, instead of the Localizer's."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from stages.score_frames import FrameScores
 
 
 class ImportedScores(FrameScores):
-    """Frame scores from files: the score stands in `logit_yes` and `probability_yes`, and `logit_no` is 0.
+    """Frame scores from files: `logit_yes` and `probability_yes` are the score, `logit_no` is 0.
 
     Questions of readable videos without rows are in `unscored`.
     """
 
     tables = FrameScores.tables | {
         "unscored": Schema(1, question_id="string", reason="string"),
-        # What of the files was not used: a row for each question that nobody asks here.
+        # Unused parts of the files: a row for each question that is not asked.
         "unused": Schema(1, file="string", line="int64", reason="string"),
     }
 
     def without_scores(self) -> Mapping[str, Reason]:
-        """Return why questions of readable videos have no rows, by their ids."""
+        """Return the reason of each question of a readable video without rows, by question id."""
         return {row.question_id: row.reason for row in self.typed_rows("unscored", UnscoredQuestion)}
 
     def refuse_cut(self, n_frames: Mapping[str, int]) -> None:
@@ -53,22 +53,22 @@ class ImportedScores(FrameScores):
 
 
 class UnscoredQuestion(NamedTuple):
-    """A question without scores, and why; a row of the table `unscored`."""
+    """A question without scores, with the reason; a row of the table `unscored`."""
 
     question_id: str
     reason: Reason
 
 
 class ImportScores(Config):
-    """Which scores, and which frames they are taken to be of."""
+    """Which scores, and how they are matched to sampled frames."""
 
-    scores: str = Field("scores", description="name of the scores: placed by --scores NAME=PATH or sevila.toml")
-    column: str = Field("score", description="column of the scores, where they are a table")
+    scores: str = Field("scores", description="name of the scores, with a path in --scores NAME=PATH or sevila.toml")
+    column: str = Field("score", description="column of the scores in a table")
     tolerance_seconds: float = Field(
         0.0,
         ge=0,
         allow_inf_nan=False,
-        description="a sampled frame has the score of the nearest scored one, so far from it at most; 0: of itself alone",
+        description="maximum distance from a sampled frame to the nearest scored frame, whose score it gets; 0: the same frame",
     )
 
 
@@ -76,18 +76,18 @@ class ImportScores(Config):
 def import_scores(
     cfg: ImportScores, run: RunContext, questions: Questions, frames: Frames, given: AnnotationFiles, *, out: Output
 ) -> None:
-    """Read the scores of the sampled frames from files; a question that is not scored in all its frames says why."""
+    """Read the scores of the sampled frames from files; a question without scores for all frames gets a reason."""
     clips, videos = frames.clips_of(questions), frames.videos()
     by_video = questions.by_video()
     with digests_of_what_is_read() as read:
         scored = _read(cfg, given, questions)
     given.refuse_others(read)
-    known = {question.question_id for of_video in by_video.values() for question in of_video}
-    unknown = {id: each.line for id, each in scored.items() if id not in known}
+    asked = {question.question_id for of_video in by_video.values() for question in of_video}
+    unknown = {id: frames.line for id, frames in scored.items() if id not in asked}
     if len(unknown) == len(scored):
         raise SevilaError(
             f"{given.path}: none of its {len(scored)} questions is asked here, such as {min(unknown, default='')!r}; those asked "
-            f"have ids such as {min(known)!r}"
+            f"have ids such as {min(asked)!r}"
         )
     ok = [video for video in videos if video.status == "ok"]
     rows = [_scored(cfg, question, video, clips, scored) for video in ok for question in by_video[video.video_id]]
@@ -106,7 +106,7 @@ def import_scores(
 
 
 def _read(cfg: ImportScores, given: AnnotationFiles, questions: Questions) -> Mapping[str, ScoredFrames]:
-    """Return what the files say of each question, by its id."""
+    """Return the scored frames of each question, by question id."""
     files = list(given.digests)
     if len(files) == 1:
         return read_score_table(files[0], cfg.column)
@@ -117,14 +117,15 @@ def _read(cfg: ImportScores, given: AnnotationFiles, questions: Questions) -> Ma
     if n_rejected or (len(entries) != len(ids) and not is_cut):
         rejected = f" (and {n_rejected} rows of the annotations could not be used)" if n_rejected else ""
         raise SchemaError(
-            f"{files[0]}: {len(entries)} entries for {len(ids)} questions{rejected}; one each in the annotations' order was "
-            "wanted: only the position of an entry identifies its question. A table with question_id serves any questions"
+            f"{files[0]}: {len(entries)} entries for {len(ids)} questions{rejected}; "
+            "expected one each in the annotations' order, as only the position of an entry identifies its question; or give a "
+            "table with question_id"
         )
     return dict(zip(ids, entries, strict=False))
 
 
 class _ScoredQuestion(NamedTuple):
-    """A question, its clip, and the scores of the clip's frames, [T]; or why there are none."""
+    """A question, its clip, and the scores of the clip's frames, [T]; or the reason why there are none."""
 
     question: Question
     clip: dict[str, np.ndarray]
@@ -135,21 +136,21 @@ class _ScoredQuestion(NamedTuple):
 def _scored(
     cfg: ImportScores, question: Question, video: SampledVideo, clips: Clips, scored: Mapping[str, ScoredFrames]
 ) -> _ScoredQuestion:
-    clip, of_question = clips[question.video_id, question.clip_id], scored.get(question.question_id)
+    clip, scored_frames = clips[question.video_id, question.clip_id], scored.get(question.question_id)
     fps, n_frames = video.frames_per_second, video.n_frames_in_video
     assert fps is not None and n_frames is not None
-    nothing = np.empty(0)
-    if of_question is None:
-        return _ScoredQuestion(question, clip, Reason(f"{UNSCORED}: the files have none for it"), nothing)
-    places, values = of_question.places, of_question.values
+    no_values = np.empty(0)
+    if scored_frames is None:
+        return _ScoredQuestion(question, clip, Reason(f"{UNSCORED}: the files have none for it"), no_values)
+    places, values = scored_frames.places, scored_frames.values
     if places.dtype.kind == "f":
         places = np.rint(places * fps).astype(np.int64)
-        places[places == n_frames] -= 1  # the video's end, which is the last frame's, too
+        places[places == n_frames] -= 1  # the end of the video is the end of the last frame
     if len(places) and places[-1] >= n_frames:
         reason = (
             f"{UNSCORED}: frame {places[-1]} is scored, and the video has {n_frames}: the scores are another video's"
         )
-        return _ScoredQuestion(question, clip, Reason(reason), nothing)
+        return _ScoredQuestion(question, clip, Reason(reason), no_values)
     return _ScoredQuestion(
         question, clip, *scores_of_frames(clip["frame_index"], places, values, cfg.tolerance_seconds * fps)
     )

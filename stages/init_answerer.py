@@ -1,4 +1,4 @@
-"""The Answerer's trainable part, as released: BLIP-2's own, or the Answerer of an official SeViLA checkpoint."""
+"""The released trainable part of the Answerer: from BLIP-2, or from an official SeViLA checkpoint."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ class AnswererWeights(VisualPromptWeights):
 def init_answerer(
     cfg: InitWeights, run: RunContext, backbone: Backbone, checkpoint: Weights | None, *, out: Output
 ) -> None:
-    """Take the Answerer's weights out of BLIP-2, or out of an official SeViLA checkpoint, strictly."""
+    """Copy the Answerer's weights from BLIP-2 or from an official SeViLA checkpoint, by a strict key table."""
     copy_weights("answerer", run, backbone, checkpoint, out)

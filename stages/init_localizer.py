@@ -1,4 +1,4 @@
-"""The Localizer's trainable part, as released: BLIP-2's own, or the Localizer of an official SeViLA checkpoint."""
+"""The released trainable part of the Localizer: from BLIP-2, or from an official SeViLA checkpoint."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ class LocalizerWeights(VisualPromptWeights):
 def init_localizer(
     cfg: InitWeights, run: RunContext, backbone: Backbone, checkpoint: Weights | None, *, out: Output
 ) -> None:
-    """Take the Localizer's weights out of BLIP-2, or out of an official SeViLA checkpoint, strictly."""
+    """Copy the Localizer's weights from BLIP-2 or from an official SeViLA checkpoint, by a strict key table."""
     copy_weights("localizer", run, backbone, checkpoint, out)

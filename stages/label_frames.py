@@ -1,4 +1,4 @@
-"""The reverse chain (paper section 3.3): is this frame alone enough for the Answerer to find the right option?"""
+"""Pseudo-labels (paper section 3.3, the reverse chain): whether the Answerer answers correctly from a single frame."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ if TYPE_CHECKING:
 
 
 class Verdict(NamedTuple):
-    """The frames of a question together; a row of the table `verdicts`. All that is not known of a failed one is None."""
+    """A summary of a question's frames; a row of the table `verdicts`. What is unknown for a failed question is None."""
 
     question_id: str
     video_id: str
     status: str  # ok or failed
     reason: Reason
     n_frames: int = 0  # of the question's clip
-    n_yes: int = 0  # of these, from which alone the answer is right
+    n_yes: int = 0  # frames with label yes
     vote_prediction: int | None = None  # index of the option that most frames choose
-    votes: Sequence[int] = ()  # frames that choose each option; empty when failed
-    any_frame_right: bool | None = None  # n_yes is above 0
-    vote_right: bool | None = None  # vote_prediction is the right option
+    votes: Sequence[int] = ()  # frames that choose each option; empty if failed
+    any_frame_right: bool | None = None  # n_yes > 0
+    vote_right: bool | None = None  # vote_prediction is the correct option
 
 
 class PseudoLabels(Artifact):
-    """The frozen Answerer's answer from every frame by itself, and whether it is right.
+    """The frozen Answerer's answer from each single frame, and whether it is correct.
 
-    Rows are in the order of FrameScores: videos, questions, positions. Every question has a row in `verdicts`; one whose
-    right answer is not known, or whose video failed, has no labels.
+    Rows are in the order of FrameScores: videos, questions, positions. Every question has a row in `verdicts`; a question
+    without a known answer, or of a failed video, has no labels.
     """
 
     kind = "pseudo_labels"
@@ -66,33 +66,34 @@ class PseudoLabels(Artifact):
             1,
             question_id="string",
             video_id="string",
-            position="int32",  # of the frame in the question's clip; a frame repeated in a clip repeats its row
+            position="int32",  # in the question's clip; a frame repeated in a clip repeats its row
             frame_index="int64",
             seconds="float64",
-            label="bool",  # true, "yes": the frame alone gives the right answer
-            prediction="int8",  # index of the option that the frame gives
-            option_logits="list<float32>",  # as in Answers; letters are read after the word "Option", which is given
-            truncated="bool",  # the question's text was longer than the model reads
+            label="bool",  # true, "yes": the answer from this frame alone is correct
+            prediction="int8",  # index of the chosen option
+            option_logits="list<float32>",  # as in Answers; letters are read after the forced word "Option"
+            truncated="bool",  # the question's text exceeded the model's maximum length
         ),
         "verdicts": schema_of(1, Verdict, vote_prediction="int8"),
     }
 
     def by_question(self, questions: Questions) -> dict[str, np.ndarray]:
-        """Return the labels of each question's frames, [T] bool in time order; of those that have any.
+        """Return the labels of each labelled question's frames, [T] bool in time order.
 
-        Raises `CorruptArtifactError` unless each question has its verdict, and its labels if that says so.
+        Raises `CorruptArtifactError` unless each question has a verdict and the number of labels that it states.
         """
         table = self.columns("pseudo_labels", "question_id", "label")
         labels = {id: table["label"][where] for id, where in runs_of(table["question_id"]).items()}
         verdicts = typed_rows_of_all(self, "verdicts", questions, Verdict)
-        wanted = [(verdict.question_id, verdict.n_frames) for verdict in verdicts if verdict.n_frames]
-        refuse_cut(self, [(id, len(each)) for id, each in labels.items()], self, wanted, "questions with labels")
+        expected = [(verdict.question_id, verdict.n_frames) for verdict in verdicts if verdict.n_frames]
+        stored = [(id, len(question_labels)) for id, question_labels in labels.items()]
+        refuse_cut(self, stored, self, expected, "questions with labels")
         return labels
 
     def figures(self) -> dict[str, Any]:
-        """Return counts, the share of yes labels, and how often voting and an oracle among the frames are right, in percent.
+        """Return counts, the share of yes labels, and the accuracies of voting and of the best frame, in percent.
 
-        Accuracies are over the questions whose right answer is known, `n_known`; one that failed counts as wrong.
+        Accuracies are over the `n_known` questions with a known answer; a failed question counts as wrong.
         """
         verdicts = self.typed_rows("verdicts", Verdict)
         known = [verdict for verdict in verdicts if verdict.reason.code not in NOTHING_TO_LEARN]
@@ -109,23 +110,25 @@ class PseudoLabels(Artifact):
 
     def text(self) -> str:
         """Return the figures for a terminal."""
-        of = self.figures()
-        without = of["n_questions"] - of["n_labelled"]
-        share = or_dash(_percent(without, of["n_questions"]))
-        why = ", ".join(f"{count} {printable(reason)}" for reason, count in sorted(self.record.dropped.items()))
+        figures = self.figures()
+        unlabelled = figures["n_questions"] - figures["n_labelled"]
+        share = or_dash(_percent(unlabelled, figures["n_questions"]))
+        reasons = ", ".join(f"{count} {printable(reason)}" for reason, count in sorted(self.record.dropped.items()))
         return (
-            f"{of['n_frames']} frames labelled, {or_dash(of['yes_percent'])} of them yes, for {of['n_labelled']} of "
-            f"{of['n_questions']} questions; {share} without labels{f' ({why})' if why else ''}\n"
-            f"majority of the frames {or_dash(of['vote_percent'])} right, any frame {or_dash(of['oracle_percent'])} "
-            f"(of {of['n_known']} questions with a known answer; those without labels count as wrong)"
+            f"{figures['n_frames']} frames labelled, {or_dash(figures['yes_percent'])} of them yes, for "
+            f"{figures['n_labelled']} of {figures['n_questions']} questions; "
+            f"{share} without labels{f' ({reasons})' if reasons else ''}\n"
+            f"majority of the frames {or_dash(figures['vote_percent'])} right, any frame "
+            f"{or_dash(figures['oracle_percent'])} (of {figures['n_known']} questions with a known answer; those without "
+            "labels count as wrong)"
         )
 
 
-NOTHING_TO_LEARN = ("no_options", "no_answer")  # codes of questions that have no right option to be found
+NOTHING_TO_LEARN = ("no_options", "no_answer")  # failure codes of questions without a known correct option
 
 
 class LabelFrames(Config):
-    """How the Answerer is asked; as it is for answering."""
+    """How the Answerer is asked, as in AnswerQuestions."""
 
     prompt: AnsweringPrompt = "multiple_choice"
     readout: Readout = Field("letter", description=READOUT_DESCRIPTION)
@@ -144,28 +147,28 @@ def label_frames(
     *,
     out: ShardedOutput,
 ) -> None:
-    """Label every frame of every question's clip by whether the Answerer finds the right option in it alone."""
+    """Label every frame of every question's clip by whether the Answerer answers correctly from it alone."""
     videos, by_video = features.videos(), features.questions_by_video(questions)
     frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "label_frames", answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:
-        wanted = [videos[item] for item in shard.items]
-        every = [question for video in wanted for question in by_video[video.video_id]]
-        reasons = [_reason(question, video) for video in wanted for question in by_video[video.video_id]]
+        shard_videos = [videos[item] for item in shard.items]
+        asked = [question for video in shard_videos for question in by_video[video.video_id]]
+        reasons = [_reason(question, video) for video in shard_videos for question in by_video[video.video_id]]
         labels = LabelColumns()
         if not all(reasons):
             with shard.phase("label"):
                 reader = OptionReader(
                     loaded.model, cfg.prompt, cfg.readout, shard.settings["batch_tokens"], forced=True
                 )
-                reasons = [reason or reader.refusal(question) for question, reason in zip(every, reasons, strict=True)]
-                labelled = [question for question, reason in zip(every, reasons, strict=True) if not reason]
-                labels = _labels(frame_by_frame, reader, labelled, wanted, shard)
+                reasons = [reason or reader.refusal(question) for question, reason in zip(asked, reasons, strict=True)]
+                labelled = [question for question, reason in zip(asked, reasons, strict=True) if not reason]
+                labels = _labels(frame_by_frame, reader, labelled, shard_videos, shard)
         shard.write_columns("pseudo_labels", labels.columns)
         verdicts = [
             _verdict(question, reason or labels.failed.get(question.question_id, Reason()), labels)
-            for question, reason in zip(every, reasons, strict=True)
+            for question, reason in zip(asked, reasons, strict=True)
         ]
         shard.dropped.update(verdict.reason.code for verdict in verdicts if verdict.status != "ok")
         shard.write_rows("verdicts", verdicts)
@@ -176,7 +179,7 @@ def label_frames(
 
 
 def _reason(question: Question, video: VideoFeatures) -> Reason:
-    """Return why a question's frames cannot be labelled; nothing if they can."""
+    """Return why a question's frames cannot be labelled; empty if they can."""
     if question.options and question.answer_index is None:
         return Reason("no_answer: the annotations do not say which option is right")
     return why_not_asked(question) or video.reason
@@ -185,15 +188,15 @@ def _reason(question: Question, video: VideoFeatures) -> Reason:
 class _Labeller:
     """Asks the Answerer about (question, frame) pairs.
 
-    The official code leaves the dropout of the frozen T5 on while it labels, so that its labels differ from run to run, and
-    lets letters win that a question has no option for; neither is copied.
+    Unlike the official code, which labels with the dropout of the frozen T5 active, so that labels differ between runs, and
+    accepts letters for which a question has no option.
     """
 
     def __init__(self, reader: OptionReader, questions: Sequence[Question]) -> None:
         self.model = reader.answerer
         self.reader = reader
         self.prepared = reader.prepare(questions)
-        self.lengths = [len(each.token_ids) for each in self.prepared]
+        self.lengths = [len(question.token_ids) for question in self.prepared]
         self.n_prefix_tokens = n_single_frame_prefix_tokens(self.model)
         self.n_values = 1 + max(len(question.options) for question in questions)
 
@@ -204,9 +207,9 @@ class _Labeller:
 
 
 class LabelColumns(NamedTuple):
-    """The labels of the frames of questions as columns of `pseudo_labels`, and where each question's stand in them.
+    """The labels of questions' frames as columns of `pseudo_labels`, and the rows of each question, by question id.
 
-    `failed` says why a question has none that has a frame without finite values.
+    `failed` has the reason of each question with a frame without finite values; these have no labels.
     """
 
     columns: dict[str, Any] = dict.fromkeys(PseudoLabels.tables["pseudo_labels"].columns, ())
@@ -221,27 +224,25 @@ def _labels(
     videos: Sequence[VideoFeatures],
     shard: Shard,
 ) -> LabelColumns:
-    """Label every frame of the clips of the questions, which are about some of these videos."""
+    """Label every frame of the questions' clips; `videos` include theirs."""
     if not questions:
         return LabelColumns()
-    labeller, needed = _Labeller(reader, questions), {question.video_id for question in questions}
+    labeller, video_ids = _Labeller(reader, questions), {question.video_id for question in questions}
     prepared = labeller.prepared
-    answered = frame_by_frame.ask(labeller, questions, [video for video in videos if video.video_id in needed], shard)
+    needed = [video for video in videos if video.video_id in video_ids]
+    answered = frame_by_frame.ask(labeller, questions, needed, shard)
     options = reader.values(answered.values, [prepared[number] for number in answered.number])
     failed: dict[str, Reason] = {}
     for number, index, value in zip(answered.number.tolist(), answered.frame_index.tolist(), options, strict=True):
         if problem := value.problem_of(f"frame {index}: "):
             failed.setdefault(prepared[number].question.question_id, problem)
     kept = np.flatnonzero([prepared[number].question.question_id not in failed for number in answered.number])
-    numbers, predictions = (
-        answered.number[kept],
-        np.array([int(options[row].values.argmax()) for row in kept], np.int64),
-    )
-    right = np.array([each.question.answer_index for each in prepared], np.int64)
-    places = {name: column[kept] for name, column in answered.places().items()}
+    numbers = answered.number[kept]
+    predictions = np.array([int(options[row].values.argmax()) for row in kept], np.int64)
+    answers = np.array([each.question.answer_index for each in prepared], np.int64)
     columns = {
-        **places,
-        "label": predictions == right[numbers],
+        **{name: column[kept] for name, column in answered.places().items()},
+        "label": predictions == answers[numbers],
         "prediction": predictions,
         "option_logits": [options[row].values for row in kept],
         "truncated": np.array([each.truncated for each in prepared], bool)[numbers],

@@ -1,4 +1,4 @@
-"""Sampled frames -> small pictures of them, for reports and pages."""
+"""Thumbnails of the sampled frames, for reports and pages."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
 from stages.sample_frames import Frames
 
-SHARD_BYTES = 1 << 26  # of frames: shards are read whole, one at a time, by the writer of a page
-FRAMES_READ = 256  # at once: of a video of hours there are more than fit into memory
+SHARD_BYTES = 1 << 26  # of frames; page writers read one whole shard at a time
+FRAMES_READ = 256  # at once; the frames of an hour-long video may not fit into memory
 
 
 class VideoThumbnails(NamedTuple):
-    """The thumbnails of a video; a row of the table `thumbnails`, which says what is what."""
+    """The thumbnails of a video; a row of the table `thumbnails`, whose schema describes the columns."""
 
     video_id: str
     width: int
@@ -30,7 +30,7 @@ class VideoThumbnails(NamedTuple):
 
 
 class Thumbnails(Artifact):
-    """One row per readable video: all its stored frames as pictures of one size."""
+    """One row per readable video, with all its stored frames as pictures of one size."""
 
     kind = "thumbnails"
     tables = {
@@ -39,13 +39,13 @@ class Thumbnails(Artifact):
             video_id="string",
             width="int32",  # of each picture, in pixels
             height="int32",  # likewise
-            note="string",  # why the shape is that of the coded pictures; empty where it is the one that players show
+            note="string",  # why the aspect ratio is that of the coded pictures; empty if it is the display aspect ratio
             images="list<string>",  # WebP in base64, in the order of the video's stored frames
         )
     }
 
     def by_video(self) -> Iterator[VideoThumbnails]:
-        """Yield the thumbnails of each video, in the order of their ids; a shard at a time is in memory."""
+        """Yield the thumbnails of each video, by ascending id, with one shard in memory at a time."""
         schema = self.tables["thumbnails"]
         for name in self._names("thumbnails", ".parquet"):
             columns = read_stored([self.checked_file(name)], schema, list(schema.columns)).values()
@@ -53,10 +53,10 @@ class Thumbnails(Artifact):
 
 
 class MakeThumbnails(Config):
-    """How large they are."""
+    """The size of the thumbnails."""
 
     height: int = Field(80, ge=16, le=512, description="height in pixels; very wide pictures are lower")
-    quality: int = Field(50, ge=1, le=100, description="of WebP")
+    quality: int = Field(50, ge=1, le=100, description="WebP quality")
 
 
 def plan_videos_of_thumbnails(run: RunContext, frames: Frames) -> Plan:
@@ -69,24 +69,21 @@ def plan_videos_of_thumbnails(run: RunContext, frames: Frames) -> Plan:
 def make_thumbnails(
     cfg: MakeThumbnails, run: RunContext, frames: Frames, videos: VideoFiles | None, *, out: ShardedOutput
 ) -> None:
-    """Make small pictures of the sampled frames, in the shape that players show; without the videos, in the coded one."""
+    """Shrink the sampled frames in the display aspect ratio; without the videos, in that of the coded pictures."""
+    # Imported here because other stages must run without a decoder.
+    from pipeline.video.thumbnails import shape_or_coded, thumbnail, thumbnail_size
+
     sampled, reader = frames.videos(), frames.open()
     files = {file.video_id: file for file in videos.videos} if videos is not None else {}
 
-    from pipeline.video.thumbnails import (  # where no decoder is, other stages run
-        shape_or_coded,
-        thumbnail,
-        thumbnail_size,
-    )
-
     def work(shard: Shard) -> None:
         rows = []
-        wanted = [sampled[item] for item in shard.items if sampled[item].status == "ok"]
-        for video in track(wanted, shard, "video"):
+        readable = [sampled[item] for item in shard.items if sampled[item].status == "ok"]
+        for video in track(readable, shard, "video"):
             file = files.get(video.video_id)
-            place = (file.path, file.digest, file.stamp) if file is not None else (None, None, ())
+            source = (file.path, file.digest, file.stamp) if file is not None else (None, None, ())
             with shard.phase("shape"):
-                shape, note = shape_or_coded(*place, (video.width or 1, video.height or 1))
+                shape, note = shape_or_coded(*source, (video.width or 1, video.height or 1))
             size = thumbnail_size(shape, cfg.height)
             with shard.phase("shrink"):
                 images = [

@@ -1,4 +1,4 @@
-"""Figure 1 where others stand in the Localizer's or the Answerer's place: who scores, whose vectors are compared, who answers."""
+"""The steps of Figure 1 that a recipe can replace: models, frame scores and vectors, keyframes, and answers."""
 
 from __future__ import annotations
 
@@ -18,58 +18,65 @@ from stages.score_frames import FrameScores
 
 
 class Scored(NamedTuple):
-    """What keyframes are selected by: scores, and vectors where the selector compares them; None where nobody looks at them."""
+    """The inputs of keyframe selection: scores, and vectors of frames; None for one that the selector does not use."""
 
     scores: Artifact | None
     vectors: Artifact | None
 
 
-def released(recipe: Recipe, step: Step, sources: Sources) -> Released:
-    """Return the ViT, the Localizer and the Answerer as the recipe names them, those that its chain uses."""
-    given, maker = partial(requirements.weights_of, recipe, sources), backbone_stage(stages.STAGES, recipe)
-    backbone = step(maker, *(given(maker) for _ in maker.inputs))
+def released(
+    recipe: Recipe,
+    step: Step,
+    sources: Sources,
+    trained_localizer: Artifact | None = None,
+    trained_answerer: Artifact | None = None,
+) -> Released:
+    """Return the recipe's backbone, and its Localizer and Answerer if the chain uses them, or trained ones instead."""
+    weights_of, make_backbone = partial(requirements.weights_of, recipe, sources), backbone_stage(stages.STAGES, recipe)
+    backbone = step(make_backbone, *(weights_of(make_backbone) for _ in make_backbone.inputs))
     checks.check_frame_size(recipe, backbone)
     localizer = answerer = None
     if requirements.uses_localizer(recipe):
-        localizer = step(stages.init_localizer, backbone, given(stages.init_localizer))
+        localizer = trained_localizer or step(stages.init_localizer, backbone, weights_of(stages.init_localizer))
     if requirements.uses_answerer(recipe):
-        answerer = step(stages.init_answerer, backbone, given(stages.init_answerer))
+        answerer = trained_answerer or step(stages.init_answerer, backbone, weights_of(stages.init_answerer))
     return Released(backbone, localizer, answerer)
 
 
-def scored(recipe: Recipe, step: Step, sources: Sources, on: SplitArtifacts, localizer: Artifact | None) -> Scored:
-    """Return the scores by whom `[chain] scorer` names, and the vectors of frames: CLIP's where that scores, else features."""
+def scored(recipe: Recipe, step: Step, sources: Sources, split: SplitArtifacts, localizer: Artifact | None) -> Scored:
+    """Return the scores of the recipe's `[chain] scorer`, and the vectors of frames: CLIP's if it scores, else features."""
     scores: Artifact | None = None
-    given, vectors = partial(requirements.weights_of, recipe, sources), on.features
+    weights_of, vectors = partial(requirements.weights_of, recipe, sources), split.features
     match requirements.scorer_of(recipe):
         case "localizer":
-            scores = step(stages.score_frames, *on, localizer)
+            scores = step(stages.score_frames, *split, localizer)
         case "imported":
             files = sources.scores(recipe.config(stages.import_scores).scores)
-            scores = step(stages.import_scores, *on.videos, files)
+            scores = step(stages.import_scores, *split.videos, files)
         case "clip":
-            embedder = step(stages.import_embedder, given(stages.import_embedder))
-            vectors = step(stages.embed_frames, on.frames, embedder)
-            scores = step(stages.score_by_similarity, *on.videos, vectors, embedder)
+            embedder = step(stages.import_embedder, weights_of(stages.import_embedder))
+            vectors = step(stages.embed_frames, split.frames, embedder)
+            scores = step(stages.score_by_similarity, *split.videos, vectors, embedder)
         case "itm":
-            matcher = step(stages.import_matcher, given(stages.import_matcher))
+            matcher = step(stages.import_matcher, weights_of(stages.import_matcher))
             features = step(
-                stages.extract_features, on.frames, matcher, None, None, setting="for matching", level="features"
+                stages.extract_features, split.frames, matcher, None, None, setting="for matching", level="features"
             )
-            scores = step(stages.score_by_matching, *on.videos, features, matcher)
+            scores = step(stages.score_by_matching, *split.videos, features, matcher)
         case name if name:
-            by = scorer_stage(stages.STAGES, FrameScores, name)
-            scores = step(by, *(given(by) if each == NAMED_WEIGHTS else getattr(on, each) for each in by.inputs))
+            stage = scorer_stage(stages.STAGES, FrameScores, name)
+            inputs = (weights_of(stage) if key == NAMED_WEIGHTS else getattr(split, key) for key in stage.inputs)
+            scores = step(stage, *inputs)
     return Scored(scores, vectors if requirements.compares_vectors(recipe) else None)
 
 
 def picked(
-    step: Step, on: Setup, split: SplitArtifacts, choice: Choice, scorer: Artifact | None, setting: str
+    step: Step, setup: Setup, split: SplitArtifacts, choice: Choice, scorer: Artifact | None, setting: str
 ) -> Picked:
-    """Return the keyframes of the full chain for a choice, and their scores: a Localizer's, a trained selector's, or nobody's."""
+    """Return the full chain's keyframes for a choice, and the scores of the Localizer or trained selector, if it uses any."""
     scores: Artifact | None = None
     if choice.is_trained_selector:
-        scores = step(stages.score_by_selector, *split, on.answerer, scorer, setting=setting)
+        scores = step(stages.score_by_selector, *split, setup.answerer, scorer, setting=setting)
     elif scorer:
         scores = step(stages.score_frames, *split, scorer, setting=setting)
     return Picked(scores, step(stages.select_keyframes, *split.videos, scores, None, setting=setting, **choice.changes))
@@ -79,13 +86,13 @@ def answered(
     recipe: Recipe,
     step: Step,
     sources: Sources,
-    on: SplitArtifacts,
+    split: SplitArtifacts,
     keyframes: Artifact,
     videos: VideoFiles,
     answerer: Artifact | None,
 ) -> Artifact:
-    """Return the answers of whom `[chain] answerer` names, from these keyframes."""
+    """Return the answers of the recipe's `[chain] answerer` from these keyframes."""
     if requirements.uses_vlm(recipe):
         vlm = requirements.vlm_of(recipe, sources)
-        return step(stages.answer_with_vlm, *on.videos, keyframes, videos, vlm)
-    return step(stages.answer_questions, *on.read(keyframes), answerer)
+        return step(stages.answer_with_vlm, *split.videos, keyframes, videos, vlm)
+    return step(stages.answer_questions, *split.read(keyframes), answerer)

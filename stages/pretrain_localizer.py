@@ -1,4 +1,4 @@
-"""The Localizer learns from annotated moments which frames matter (paper section 3.3, on QVHighlights)."""
+"""Pre-training of the Localizer on annotated moments (paper section 3.3, on QVHighlights)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pretrain_localizer(
     *,
     out: Output,
 ) -> None:
-    """Train the Localizer to say yes to frames inside a question's true moments, and no to the others."""
+    """Train the Localizer to answer yes for frames inside a question's true moments, and no for others."""
     true, clips = questions.true_moments(), frames.clips_of(questions)
 
     def labelled() -> Iterator[tuple[Question, np.ndarray | None]]:

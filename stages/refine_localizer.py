@@ -1,13 +1,9 @@
-"""The reverse chain: the Localizer learns from the Answerer which frames are enough for the right answer (paper section 3.3)."""
+"""Self-refinement of the Localizer on the Answerer's pseudo-labels (paper section 3.3, the reverse chain)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 from pydantic import Field
 
-from pipeline.datasets.question import Question
 from pipeline.engine.output import Output
 from pipeline.engine.stage import RunContext, stage
 from pipeline.inference.backbone import Backbone
@@ -21,7 +17,7 @@ from stages.sample_frames import Frames
 
 
 class RefineLocalizer(LocalizerTraining):
-    """How the Localizer is refined; defaults: paper table 11, 4 random frames a question."""
+    """How the Localizer is refined; defaults: paper table 11, 4 random frames per question."""
 
     prompt: LocalizingPrompt = "multiple_choice"
     warmup_steps: int = Field(500, ge=0, description="optimizer steps of linear warm-up; then cosine down to 0")
@@ -40,13 +36,8 @@ def refine_localizer(
     *,
     out: Output,
 ) -> None:
-    """Train the Localizer to say yes to the frames from each of which alone the Answerer gives the right answer."""
-    clips = frames.clips_of(questions)
-    of_question = labels.by_question(questions)
-
-    def labelled() -> Iterator[tuple[Question, np.ndarray | None]]:
-        for question in questions.questions():
-            yield question, of_question.get(question.question_id)
-
-    samples = labelled_clips(cfg, cfg.prompt, labelled(), "no_pseudo_labels", clips, features, out)
+    """Train the Localizer to answer yes for frames from which alone the Answerer answers correctly."""
+    clips, frame_labels = frames.clips_of(questions), labels.by_question(questions)
+    labelled = ((question, frame_labels.get(question.question_id)) for question in questions.questions())
+    samples = labelled_clips(cfg, cfg.prompt, labelled, "no_pseudo_labels", clips, features, out)
     train_localizer(cfg, run, samples, features, backbone, localizer, out)

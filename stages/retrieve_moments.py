@@ -1,4 +1,4 @@
-"""Frame scores -> the moments of the video that a query is about (paper section 4.5)."""
+"""Moment retrieval: frame scores -> the moments of the video that match a query (paper section 4.5)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stages.score_frames import FrameScores
 
 
 class Moments(Artifact):
-    """The moments of every query, best first, and a row per query that says what they were found in."""
+    """The moments of every query, best first, and a row per query with its outcome."""
 
     kind = "moments"
     tables = {
@@ -35,32 +35,33 @@ class Moments(Artifact):
     }
 
     def queries_of(self, questions: Questions) -> tuple[Sequence[Query], dict[str, list[list[float]]]]:
-        """Return the rows of `queries`, and by question its moments, best first, as [start, end, score].
+        """Return the rows of `queries`, and the moments of each by question id, best first, as [start, end, score].
 
-        Raises `CorruptArtifactError` unless each question has its row and each row its moments.
+        Raises `CorruptArtifactError` unless each question has a row and each row its number of moments.
         """
         queries = typed_rows_of_all(self, "queries", questions, Query)
         windows: dict[str, list[list[float]]] = defaultdict(list)
         for moment in self.typed_rows("moments", RankedMoment):
             windows[moment.question_id].append([moment.start_seconds, moment.end_seconds, moment.score])
-        wanted = [(query.question_id, query.n_moments) for query in queries if query.n_moments]
-        refuse_cut(self, [(id, len(each)) for id, each in windows.items()], self, wanted, "queries with their moments")
+        expected = [(query.question_id, query.n_moments) for query in queries if query.n_moments]
+        stored = [(id, len(query_windows)) for id, query_windows in windows.items()]
+        refuse_cut(self, stored, self, expected, "queries with their moments")
         return queries, windows
 
 
 class RetrieveMoments(Config):
-    """How frames become moments."""
+    """How frames are joined to moments."""
 
     span_threshold: int = Field(
-        6, ge=0, description="so many consecutive frames that are not yes are bridged (paper: 6)"
+        6, ge=0, description="maximum number of consecutive no frames inside a moment (paper: 6)"
     )
     yes_margin: float = Field(
-        0.0, allow_inf_nan=False, description="a frame is yes when logit_yes exceeds logit_no by more than this"
+        0.0, allow_inf_nan=False, description="a frame is yes if logit_yes exceeds logit_no by more than this"
     )
     rank_by: RankBy = Field(
-        "probability_yes", description="score of a frame, from which its moment's is made; ours, the paper does not say"
+        "probability_yes", description="score of a frame, from which moments are scored (not stated in the paper)"
     )
-    score_by: Literal["mean", "max"] = Field("mean", description="score of a moment, over its frames' scores")
+    score_by: Literal["mean", "max"] = Field("mean", description="score of a moment: mean or maximum of its frames")
     without_yes: Literal["nothing", "best_frame"] = Field(
         "nothing", description="moments of a query without a yes frame: none, or its highest-scored frame"
     )
@@ -70,7 +71,7 @@ class RetrieveMoments(Config):
 def retrieve_moments(
     cfg: RetrieveMoments, run: RunContext, questions: Questions, frames: Frames, scores: FrameScores, *, out: Output
 ) -> None:
-    """Join neighbouring frames that the Localizer says yes to into ranked moments."""
+    """Join neighbouring frames for which the Localizer answers yes to ranked moments."""
     frames.clips_of(questions)  # refuses frames of other questions
     videos = {video.video_id: video for video in frames.videos()}
     by_question = scores.by_question()
@@ -97,7 +98,7 @@ def retrieve_moments(
 def _retrieve(
     cfg: RetrieveMoments, question: Question, video: SampledVideo, values: np.ndarray, is_yes: np.ndarray
 ) -> tuple[Query, np.ndarray]:
-    """Return a query's row and its moments, [S, 3]: start and end in seconds, score; `values` and `is_yes` are [T]."""
+    """Return a query's row and its moments, [S, 3]: start and end in seconds, score. `values` and `is_yes` are [T]."""
     n_video_frames, fps, duration = video.n_frames_in_video, video.frames_per_second, video.duration_seconds
     assert n_video_frames is not None and fps is not None and duration is not None, video
     start_frame, end_frame, _ = clip_bounds(n_video_frames, fps, question.start_seconds, question.end_seconds)

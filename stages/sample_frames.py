@@ -1,4 +1,4 @@
-"""Videos -> the frames the model will see, decoded once and stored."""
+"""Sampling: videos -> the frames that models read, decoded once and stored."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ from pipeline.video.lanes import KeyedRequest, decode_side_by_side
 from pipeline.video.stored_video import STORED_FRAMES, StoredVideo, WrittenVideo, held_frames, store_video, stored_video
 from stages.list_questions import Questions
 
-# What since version 3 may give another picture as frame n of the same file: features of the old one are not taken for its own.
+# Decoders that since version 3 may return another picture for frame n of a file, so that older features are not reused.
 REVISED = {"pyav": "pyav 3", "images": "images 3"}
-PUBLISHERS = 2  # threads at least that sync and digest what is written, one for each decoder, while these go on
-MOST_UNPUBLISHED = 2  # pieces of a video, and videos, that are written and wait for that
-ASSUMED_SECONDS = 600.0  # shards of fixed-rate frames are cut before anybody knows how long the videos are
+PUBLISHERS = 2  # minimum number of threads that sync and digest written files; one for each decoder
+MOST_UNPUBLISHED = 2  # maximum number of pieces of a video, and of videos, that are written but not yet published
+ASSUMED_SECONDS = 600.0  # duration of a video for the plan of shards of fixed-rate frames, before it is probed
 
 
 class Frames(PooledArtifact):
-    """Sampled frames: uint8 [frames, size, size, 3] per video in the pool, and which frame stands where in each clip."""
+    """Sampled frames: uint8 [frames, size, size, 3] per video in the pool, and the frames of each clip."""
 
     kind = "frames"
     tables = {
@@ -60,7 +60,7 @@ class Frames(PooledArtifact):
     }
 
     def videos(self) -> Sequence[SampledVideo]:
-        """Return what became of each video, in the order of their ids."""
+        """Return the outcome of each video, by ascending id."""
         return self.typed_rows("videos", SampledVideo)
 
     def clips(self) -> Clips:
@@ -86,7 +86,7 @@ class Frames(PooledArtifact):
         return clips
 
     def frame_indices(self) -> dict[str, np.ndarray]:
-        """Return, per readable video, which of its frames are stored, in the order of the rows: int64 [rows], ascending."""
+        """Return the indices of the stored frames of each readable video, in the order of rows: int64 [rows], ascending."""
         table = self.columns("parts", "video_id", "frame_indices")
         parts: dict[str, list[np.ndarray]] = defaultdict(list)  # one, or of a long video several
         for video_id, indices in zip(table["video_id"], table["frame_indices"], strict=True):
@@ -98,54 +98,55 @@ class Frames(PooledArtifact):
         return {id: of[0] if len(of) == 1 else np.sort(np.concatenate(of)) for id, of in parts.items()}
 
     def pixel_key(self, video: SampledVideo) -> str:
-        """Return what identifies the pixels of any frame of a video: its bytes, decoder and size."""
+        """Return the fingerprint of the pixels of a video's frames: its bytes, decoder and size."""
         config = self.record.config
         decoder = [REVISED.get(str(video.decoder), video.decoder), config["decoder"], config["fallback_decoder"]]
         return fingerprint({"content": video.content_digest, "decoder": decoder, "size": config["size"]})
 
 
 class SampleFrames(Config):
-    """Which frames to take of each clip."""
+    """Which frames of each clip are sampled."""
 
     later: ClassVar[Mapping[str, Any]] = {"most_frames": None}
 
     sampling: Literal["uniform", "random", "fixed_rate", "every_second"] = Field(
         "uniform",
-        description="midpoints of equal intervals; a seeded draw in each interval; so many a second; or every n-th from the "
-        "first, n the whole frames of a second, as AKS takes them",
+        description="uniform: midpoints of equal intervals; random: a seeded draw in each interval; fixed_rate: "
+        "frames_per_second; every_second: every n-th frame from the first, n being the integer frame rate, as in AKS",
     )
     frames: int = Field(32, ge=1, description="frames per clip (uniform, random)")
     frames_per_second: float = Field(1.0, gt=0, description="density (fixed_rate)")
-    most_frames: int | None = Field(None, ge=1, description="frames of a clip at most, spread evenly (fixed_rate)")
+    most_frames: int | None = Field(None, ge=1, description="maximum frames per clip, spread evenly (fixed_rate)")
     seed: int = Field(0, ge=0, description="seed of the draw (random)")
-    size: int = Field(224, ge=8, description="width and height in pixels that frames are squashed to")
+    size: int = Field(224, ge=8, description="width and height in pixels that frames are resized to")
     image_folder_frames_per_second: float = Field(3.0, gt=0, description="rate of videos given as folders of images")
     decoder_timeout_seconds: float = Field(
-        60.0, gt=0, description="a decoder that is silent for longer is killed, its video failed"
+        60.0, gt=0, description="a decoder without output for longer is killed, and its video fails"
     )
-    decoder: str = Field("decord-0.6.0", description="decoder and version; another one is another artifact")
-    fallback_decoder: str = Field("pyav-18.1.0", description="decoder for files that the first one misreads")
+    decoder: str = Field("decord-0.6.0", description="decoder and version; part of the identity")
+    fallback_decoder: str = Field(
+        "pyav-18.1.0", description="decoder for files that the first one cannot read correctly"
+    )
 
 
 def plan_clips(cfg: SampleFrames, run: RunContext, videos: VideoFiles) -> Plan:
-    """Cut the videos into shards by the size of their clips' frames, as far as that is known before they are decoded."""
-    a_second = {"fixed_rate": cfg.frames_per_second, "every_second": 1.0}.get(cfg.sampling)
-    frames_a_clip = cfg.frames if a_second is None else a_second * ASSUMED_SECONDS
-    bytes_a_clip = int(frames_a_clip * cfg.size * cfg.size * 3)
-    return Plan(cut([bytes_a_clip * len(video.clips) for video in videos.videos], run.shard_bytes))
+    """Cut the videos into shards by the size of their clips' frames, estimated before decoding."""
+    rate = {"fixed_rate": cfg.frames_per_second, "every_second": 1.0}.get(cfg.sampling)
+    frames_per_clip = cfg.frames if rate is None else rate * ASSUMED_SECONDS
+    bytes_per_clip = int(frames_per_clip * cfg.size * cfg.size * 3)
+    return Plan(cut([bytes_per_clip * len(video.clips) for video in videos.videos], run.shard_bytes))
 
 
 @stage(version=5, output=Frames, plan=plan_clips)
 def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:
-    """Decode the chosen frames of every clip once; a video that cannot be read becomes a row with the reason."""
+    """Decode the sampled frames of every clip once; an unreadable video becomes a row with the reason."""
     pool = out.pool(config=cfg.model_dump())
 
     def work(shard: Shard) -> None:
-        wanted = [videos.videos[item] for item in shard.items]
-        attempts = _decode_missing(
-            cfg, run, {_key(video): video for video in wanted if video.path is not None}, pool, shard
-        )
-        _write_tables(wanted, pool, attempts, shard)
+        shard_videos = [videos.videos[item] for item in shard.items]
+        readable = {_key(video): video for video in shard_videos if video.path is not None}
+        attempts = _decode_missing(cfg, run, readable, pool, shard)
+        _write_tables(shard_videos, pool, attempts, shard)
 
     out.each_shard(work)
 
@@ -153,7 +154,7 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
 def _decode_missing(
     cfg: SampleFrames, run: RunContext, readable: Mapping[str, VideoFile], pool: Pool, shard: Shard
 ) -> Attempts:
-    """Decode the videos, by key, whose frames the pool lacks, and return how often each was tried and why it failed."""
+    """Decode the videos, by key, whose frames are not in the pool; return the attempts and failures of each."""
     attempts = Attempts()
 
     def is_stored(key: str) -> bool:
@@ -177,8 +178,8 @@ def _decode_missing(
 
             how = run.decode_workers, cfg.decoder_timeout_seconds, cfg.size
             for written in behind(decode_side_by_side(*how, requests(), write), MOST_UNPUBLISHED):
-                for each in written.published:
-                    each.result()
+                for publication in written.published:
+                    publication.result()
                 attempts.note(written.key, written.error)
                 yield written.key
 
@@ -189,11 +190,11 @@ def _decode_missing(
     return attempts
 
 
-def _write_tables(wanted: Sequence[VideoFile], pool: Pool, attempts: Attempts, shard: Shard) -> None:
+def _write_tables(videos: Sequence[VideoFile], pool: Pool, attempts: Attempts, shard: Shard) -> None:
     rows: list[SampledVideo] = []
     clips: list[dict[str, np.ndarray]] = []
     parts: list[dict[str, Any]] = []
-    for video in wanted:
+    for video in videos:
         stored = stored_video(pool, _key(video)) if video.path is not None else None
         if stored is not None:
             rows.append(_row(video, stored))
@@ -209,7 +210,7 @@ def _write_tables(wanted: Sequence[VideoFile], pool: Pool, attempts: Attempts, s
 
 
 def _key(video: VideoFile) -> str:
-    """Return what identifies a video's frames under one config: its bytes and the bounds of its clips, not its name."""
+    """Return the fingerprint of a video's frames under one config: its bytes and the bounds of its clips, not its name."""
     return fingerprint([video.digest, _bounds(video)])
 
 

@@ -1,4 +1,4 @@
-"""Frames scored by how surely BLIP-2's matching head says that frame and question belong together."""
+"""Frame scores by BLIP-2's image-text matching of frame and question."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 class ScoreByMatching(Config):
-    """What frames are matched with."""
+    """The text that frames are matched with."""
 
-    template: Template = Field("{question}", description="text of a question, of {question}, {options} and {subtitles}")
+    template: Template = Field("{question}", description="text of a question, with {question}, {options}, {subtitles}")
 
 
 def plan_matching(run: RunContext, features: Features, matcher: MatcherWeights) -> Plan:
@@ -54,7 +54,7 @@ def score_by_matching(
 ) -> None:
     """Score every frame of every question's clip by BLIP-2's image-text matching.
 
-    `logit_yes` is the logit of a match, `logit_no` that of none, `probability_yes` the softmax over the two, as AKS takes it.
+    `logit_yes` is the logit of a match, `logit_no` that of no match, `probability_yes` the softmax over the two, as in AKS.
     """
     videos, by_video = features.videos(), features.questions_by_video(questions)
     clips, subtitles = frames.clips_of(questions), questions.subtitles_for(cfg.template)

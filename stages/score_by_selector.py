@@ -1,6 +1,6 @@
-"""Frames scored by a selector that was trained on answers, all frames of a clip at once.
+"""Frame scores by a selector trained on answers, for all frames of a clip jointly.
 
-It reads a vector of each frame, the mean of the Answerer's visual tokens, and one of each question.
+It reads a vector of each frame, the mean of the Answerer's visual tokens, and a vector of the question.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TEXTS_AT_ONCE = 64
 
 
 class ScoreBySelector(Config):
-    """How frames are scored; the question is put as in the selector's training."""
+    """How frames are scored; the prompt is that of the selector's training."""
 
     precision: LanguagePrecision = Field("float32", description=PRECISION_DESCRIPTION)
 
@@ -59,7 +59,7 @@ def score_by_selector(
     *,
     out: ShardedOutput,
 ) -> None:
-    """Score every frame of every question's clip; the score stands in `logit_yes` and `probability_yes`, `logit_no` is 0."""
+    """Score every frame of every question's clip; `logit_yes` and `probability_yes` are the score, `logit_no` is 0."""
     videos, by_video, clips = features.videos(), features.questions_by_video(questions), frames.clips_of(questions)
     windows, prompt = Windows(features, run.torch_device(), answerer), selector.record.config["prompt"]
     halving = Halving("score_by_selector")
@@ -69,16 +69,15 @@ def score_by_selector(
         model, scorer = models.model
         parts: list[dict[str, np.ndarray]] = []
         with shard.phase("score"):
-            read = _frame_vectors(windows, model, ok, shard.settings["batch_frames"])
-            for video, vectors in zip(track(ok, shard, "video"), read, strict=True):
-                of_video: Sequence[Question] = by_video[video.video_id]
-                texts, truncated = _question_vectors(
-                    model, halving, [answering_text(prompt, each) for each in of_video]
-                )
-                for question, text, was_cut in zip(of_video, texts, truncated, strict=True):
+            frame_vectors = _frame_vectors(windows, model, ok, shard.settings["batch_frames"])
+            for video, vectors in zip(track(ok, shard, "video"), frame_vectors, strict=True):
+                asked: Sequence[Question] = by_video[video.video_id]
+                texts = [answering_text(prompt, question) for question in asked]
+                question_vectors, truncated = _question_vectors(model, halving, texts)
+                for question, vector, is_truncated in zip(asked, question_vectors, truncated, strict=True):
                     clip = clips[video.video_id, question.clip_id]
-                    scores = scorer.scores(vectors, clip["row"], text)
-                    parts.append(columns_of_question(question, clip, scores, was_cut))
+                    scores = scorer.scores(vectors, clip["row"], vector)
+                    parts.append(columns_of_question(question, clip, scores, is_truncated))
         return joined_columns(parts)
 
     score_shards(out, videos, by_video, "the selector", score)
@@ -95,14 +94,14 @@ def _frame_vectors(
         for video in videos
         for start in range(0, video.n_frames, WINDOW_FRAMES)
     ]
-    read = windows.tokens(groups, answerer, batch_frames)
+    tokens = windows.tokens(groups, answerer, batch_frames)
     for video in videos:
         n_groups = -(-video.n_frames // WINDOW_FRAMES)
-        yield torch.cat([next(read)[1].mean(dim=1) for _ in range(n_groups)])
+        yield torch.cat([next(tokens)[1].mean(dim=1) for _ in range(n_groups)])
 
 
 def _question_vectors(answerer: Answerer, halving: Halving, texts: Sequence[str]) -> tuple[Tensor, list[bool]]:
-    """Return the vectors of texts, [R, L] float32, and which texts were cut."""
+    """Return the vectors of texts, [R, L] float32, and whether each text was truncated."""
     import torch
 
     from pipeline.models.frame_selector import text_vectors

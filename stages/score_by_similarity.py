@@ -1,4 +1,4 @@
-"""Frames scored by how near a vector of theirs is to the question's: CLIP or SigLIP in the Localizer's place."""
+"""Frame scores by the cosine of frame and question vectors of CLIP or SigLIP, instead of the Localizer."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 
-BYTES_A_SCORE = 64  # a row of the table, in memory
+BYTES_A_SCORE = 64  # of a table row in memory
 TEXTS_AT_ONCE = 256
 
 
 class ScoreBySimilarity(Config):
-    """What frames are compared with."""
+    """The text that frames are compared with."""
 
-    template: Template = Field("{question}", description="text of a question, of {question}, {options} and {subtitles}")
+    template: Template = Field("{question}", description="text of a question, with {question}, {options}, {subtitles}")
 
 
 def plan_scores(run: RunContext, questions: Questions, features: Embeddings) -> Plan:
@@ -55,48 +55,49 @@ def score_by_similarity(
 ) -> None:
     """Score every frame of every question's clip by the cosine of its vector and the question's.
 
-    It stands in `logit_yes` and `probability_yes`, and `logit_no` is 0.
+    `logit_yes` and `probability_yes` are the cosine, `logit_no` is 0.
     """
     videos, by_video, clips = features.videos(), features.questions_by_video(questions), frames.clips_of(questions)
     loaded = OnDemand(partial(embedder.load, run, "float32"))
     reader, halving = features.open(), Halving("score_by_similarity")
     subtitles, text = questions.subtitles_for(cfg.template), partial(template_text, cfg.template)
-    at_once = TEXTS_AT_ONCE if subtitles is None else 1  # questions; with subtitles one may have a thousand texts
+    n_questions = TEXTS_AT_ONCE if subtitles is None else 1  # per batch; with subtitles one may have a thousand texts
 
     def score(shard: Shard, ok: list[VideoFeatures]) -> Mapping[str, np.ndarray]:
         pairs = [(video, question) for video in ok for question in by_video[video.video_id]]
         parts: list[dict[str, np.ndarray]] = []
-        of_video, frame_vectors = "", np.empty((0, 0), np.float32)
-        for number, (video, question) in enumerate(track(pairs, shard, "question")):
-            if number % at_once == 0:
-                texts = texts_of_frames(text, [each for _, each in pairs[number : number + at_once]], clips, subtitles)
+        loaded_id, frame_vectors = "", np.empty((0, 0), np.float32)
+        for index, (video, question) in enumerate(track(pairs, shard, "question")):
+            if index % n_questions == 0:
+                batch = [question for _, question in pairs[index : index + n_questions]]
+                texts = texts_of_frames(text, batch, clips, subtitles)
                 with shard.phase("embed questions"):
                     vectors, truncated = _vectors(loaded, halving, texts.texts)
-            if video.video_id != of_video:
-                of_video, frame_vectors = video.video_id, reader.read(video.video_id, slice(None))
-            clip, texts_of_clip = clips[video.video_id, question.clip_id], texts.of_frames[number % at_once]
-            scores = _cosines(frame_vectors[clip["row"]], vectors, texts_of_clip)
-            parts.append(columns_of_question(question, clip, scores, truncated[texts_of_clip]))
+            if video.video_id != loaded_id:
+                loaded_id, frame_vectors = video.video_id, reader.read(video.video_id, slice(None))
+            clip, text_indices = clips[video.video_id, question.clip_id], texts.of_frames[index % n_questions]
+            scores = _cosines(frame_vectors[clip["row"]], vectors, text_indices)
+            parts.append(columns_of_question(question, clip, scores, truncated[text_indices]))
         return joined_columns(parts)
 
     score_shards(out, videos, by_video, "the embedder", score)
 
 
-def _cosines(frames: np.ndarray, vectors: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Return the cosine [T] of each frame [T, D] with that of the vectors [R, D] whose number `texts` [T] has."""
-    numbers = np.unique(texts)
-    if len(numbers) == 1:  # without subtitles: no copy of the frames' vectors
-        return np.asarray(frames @ vectors[numbers[0]])
+def _cosines(frames: np.ndarray, vectors: np.ndarray, text_indices: np.ndarray) -> np.ndarray:
+    """Return the cosine [T] of each frame [T, D] and its text's vector, given as indices [T] into `vectors` [R, D]."""
+    indices = np.unique(text_indices)
+    if len(indices) == 1:  # without subtitles: avoids a copy of the frames' vectors
+        return np.asarray(frames @ vectors[indices[0]])
     cosines = np.empty(len(frames), np.float32)
-    for text in numbers:
-        here = texts == text
-        cosines[here] = frames[here] @ vectors[text]
+    for index in indices:
+        members = text_indices == index
+        cosines[members] = frames[members] @ vectors[index]
     return cosines
 
 
 def _vectors(loaded: OnDemand, halving: Halving, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors of texts, [R, D] float32, and which were cut, [R]."""
+    """Return the vectors of texts, [R, D] float32, and whether each was truncated, [R]."""
     starts = range(0, len(texts), TEXTS_AT_ONCE)
-    parts = [part for at in starts for part in halving(loaded.model.of_texts, texts[at : at + TEXTS_AT_ONCE])]
-    truncated = [was_cut for _, cut_texts in parts for was_cut in cut_texts]
+    parts = [part for start in starts for part in halving(loaded.model.of_texts, texts[start : start + TEXTS_AT_ONCE])]
+    truncated = [is_truncated for _, batch_truncated in parts for is_truncated in batch_truncated]
     return np.concatenate([vectors.cpu().numpy() for vectors, _ in parts]), np.array(truncated)

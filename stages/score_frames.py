@@ -1,4 +1,4 @@
-"""The Localizer looks at every frame for every question (paper section 3.2)."""
+"""Frame scoring: the Localizer scores every frame for every question (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ if TYPE_CHECKING:
 
 
 class FrameScores(Artifact):
-    """One row per (question, frame): what the Localizer says at its first decoded token, or another scorer's number.
+    """One row per (question, frame): the Localizer's logits at its first decoded token, or another scorer's number.
 
-    In the order of videos, questions, positions. Questions whose video failed have no rows; Keyframes says why. So it does of
-    questions with a frame for which the Localizer gave no finite number, which stands here as it came: NaN or infinite.
+    Rows are in the order of videos, questions, positions. Questions of failed videos have no rows; Keyframes has the reason, as
+    it has for questions with a score that is not finite, which is stored here unchanged (nan or infinite).
     """
 
     kind = "frame_scores"
@@ -62,13 +62,13 @@ class FrameScores(Artifact):
             1,
             question_id="string",
             video_id="string",
-            position="int32",  # of the frame in the question's clip
+            position="int32",  # in the question's clip
             frame_index="int64",
             seconds="float64",
             logit_yes="float32",  # raw, of the first word
             logit_no="float32",  # likewise
             probability_yes="float32",  # softmax over the whole vocabulary
-            truncated="bool",  # the question's text was longer than the model reads
+            truncated="bool",  # the question's text exceeded the model's maximum length
         )
     }
 
@@ -125,8 +125,8 @@ class ScoreFrames(Config):
     template: str = Field(
         "",
         validate_default=True,
-        description='your own text (custom), such as "Question: {question} Options: ({options} ) Is the answer to be seen?"; '
-        "the Localizer says yes or no to it",
+        description='user-defined text (custom), such as "Question: {question} Options: ({options} ) Is the answer to be seen?", '
+        "to which the Localizer answers yes or no",
     )
     instruction: Instruction = DEFAULT_INSTRUCTION
     frames_at_once: FramesAtOnce = 1
@@ -136,19 +136,17 @@ class ScoreFrames(Config):
     @classmethod
     def _is_custom(cls, template: str, info: ValidationInfo) -> str:
         prompt = info.data.get("prompt")
-        if prompt is None:  # which is at fault itself
+        if prompt is None:  # is invalid
             return template
         if (prompt == CUSTOM) != bool(template):
-            raise ValueError(
-                f"prompt is {prompt!r}; 'custom' with a template, or another prompt without one was wanted"
-            )
+            raise ValueError(f"prompt is {prompt!r}; expected 'custom' with a template, or another prompt without one")
         problem = template_problem(template) if template else ""
         if problem:
             raise ValueError(problem)
         return template
 
     def text(self, question: Question, subtitles: str) -> str:
-        """Return what the Localizer reads of a question, and of what is said at the frame."""
+        """Return the text that the Localizer reads for a question and the subtitles displayed at a frame."""
         if self.template:
             return template_text(self.template, question, subtitles)
         return localizing_text(self.prompt, question, self.instruction)
@@ -166,14 +164,14 @@ def score_frames(
     *,
     out: ShardedOutput,
 ) -> None:
-    """Score every frame of every question's clip by how surely the Localizer says that the frame answers the question."""
+    """Score every frame of every question's clip by the Localizer's yes that the frame answers the question."""
     videos, by_video = features.videos(), features.questions_by_video(questions)
     clips = frames.clips_of(questions)
-    asking: FrameByFrame | StretchByStretch
+    batches: FrameByFrame | StretchByStretch
     if cfg.frames_at_once == 1:
-        asking = FrameByFrame(clips, features, run, "score_frames", localizer)
+        batches = FrameByFrame(clips, features, run, "score_frames", localizer)
     else:
-        asking = StretchByStretch(clips, features, run, "score_frames", cfg.frames_at_once)
+        batches = StretchByStretch(clips, features, run, "score_frames", cfg.frames_at_once)
     loaded = OnDemand(partial(load_localizer, run, backbone, localizer, cfg.precision))
     subtitles = questions.subtitles_for(cfg.template)
 
@@ -182,7 +180,7 @@ def score_frames(
         with shard.phase("score"):
             texts = texts_of_frames(cfg.text, shard_questions, clips, subtitles)
             scorer = _Scorer(loaded.model, texts.texts)
-            scored = asking.ask(scorer, shard_questions, ok, shard, texts.of_frames)
+            scored = batches.ask(scorer, shard_questions, ok, shard, texts.of_frames)
         scores = dict(zip(SCORE_COLUMNS, scored.values.T.astype(np.float32), strict=True))
         return {**scored.places(), **scores, "truncated": scorer.truncated[scored.text]}
 

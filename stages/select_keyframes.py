@@ -1,4 +1,4 @@
-"""Frame scores -> the few frames that the Answerer reads."""
+"""Keyframe selection: frame scores -> the frames that the Answerer reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from stages.score_frames import FrameScores
 
 
 class Keyframes(Artifact):
-    """One row per question, in the order of videos and questions: its keyframes in time order, or why it has none."""
+    """One row per question, in the order of videos and questions: its keyframes in time order, or the reason for none."""
 
     kind = "keyframes"
     tables = {
@@ -43,13 +43,13 @@ class Keyframes(Artifact):
             positions="list<int32>",  # in the clip's sampled frames
             frame_indices="list<int64>",  # in the video
             seconds="list<float64>",
-            rows="list<int32>",  # of the video's stored frames and features
-            scores="list<float64>",  # what they were ranked by; empty unless the Localizer chose
+            rows="list<int32>",  # in the video's stored frames and features
+            scores="list<float64>",  # that ranked the frames; empty unless the method is localizer
         )
     }
 
     def asked(self, questions: Questions, features: Features) -> Sequence[tuple[Question, ChosenFrames]]:
-        """Return every question with its keyframes, in their order; failed, too, where its video has no features."""
+        """Return every question with its keyframes, in the order of rows; also failed if its video has no features."""
         known, failed = questions.by_id(), features.failures()
 
         def asked(row: ChosenFrames) -> tuple[Question, ChosenFrames]:
@@ -58,7 +58,7 @@ class Keyframes(Artifact):
         return Mapped(asked, typed_rows_of_all(self, "keyframes", questions, ChosenFrames))
 
     def frames_digest(self) -> str:
-        """Return a digest of which frames each question has, or why none, whatever they were chosen by."""
+        """Return a digest of each question's frames or reason, independent of how they were selected."""
         rows = self.typed_rows("keyframes", ChosenFrames)
         return fingerprint([[row.question_id, str(row.reason), row.frame_indices, row.rows] for row in rows])
 
@@ -69,34 +69,36 @@ WRITTEN_AT_ONCE = 65_536  # questions; their rows are kept as columns until all 
 
 
 class SelectKeyframes(Config):
-    """Which sampled frames become keyframes: by one of the selectors of `pipeline/selection/`, or of another package."""
+    """How keyframes are selected: by a selector of `pipeline/selection/` or of another package."""
 
     later: ClassVar[Mapping[str, Any]] = {"selector": TOP_K, "options": {}, "selector_version": 1}
 
     method: str = Field(
         LOCALIZER,
-        description="localizer: by the Localizer's scores, as `selector` says; or a selector that looks at no score, such as "
-        "uniform (evenly spread over the sampled frames), random (a seeded draw), oracle (evenly spread over the frames that "
-        "lie in a true moment, where the data set knows them: the most that any choice of frames could give)",
+        description="localizer: by scores, with `selector`; or a selector without scores, such as uniform (evenly spread over "
+        "the sampled frames), random (a seeded draw), oracle (evenly spread over the frames in a true moment, if the data set "
+        "has them: an upper bound)",
     )
-    k: int = Field(4, ge=1, description="keyframes per question; a clip with fewer frames gives all it has")
+    k: int = Field(4, ge=1, description="keyframes per question; all frames of a clip that has fewer")
     rank_by: RankBy = Field(
         "logit_yes",
-        description="score of the localizer method: the official code's, the paper's, or yes against no alone",
+        description="score of the localizer method: the official code's, the paper's, or yes minus no",
     )
-    seed: int = Field(0, ge=0, description="seed of a selector that draws, such as random")
+    seed: int = Field(0, ge=0, description="seed of a random selector, such as random")
     selector: str = Field(
         TOP_K,
-        description="how frames are chosen by their scores: top_k, aks, bolt, q_frame, peaks, mmr, dpp, mdp3 (docs/selection.md) "
-        "or another package's; naming one that looks at no score sets the method",
+        description="selector by scores: top_k, aks, bolt, q_frame, peaks, mmr, dpp, mdp3 (docs/selection.md) or another "
+        "package's; one without scores sets the method",
     )
     options: dict[str, Any] = Field(
-        {}, validate_default=True, description="the selector's own, such as {t1 = 0.9} for aks; else its defaults"
+        {},
+        validate_default=True,
+        description="options of the selector, such as {t1 = 0.9} for aks; others have defaults",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _one_without_scores_is_the_method(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _method_from_selector(cls, values: dict[str, Any]) -> dict[str, Any]:
         name = values.get("selector")
         if "method" in values or name not in selector_names() or "scores" in selector_named(name).needs:
             return values
@@ -104,30 +106,28 @@ class SelectKeyframes(Config):
 
     @field_validator("method")
     @classmethod
-    def _looks_at_no_score(cls, name: str) -> str:
+    def _valid_method(cls, name: str) -> str:
         known = [LOCALIZER, *selector_names()]
         if name not in known:
             raise ValueError(f"is no method{did_you_mean(name, known)}; there are: {', '.join(known)}")
         if name != LOCALIZER and "scores" in _needs(name):
-            raise ValueError(f"chooses by scores; selector = {name!r} was wanted")
+            raise ValueError(f"chooses by scores; expected selector = {name!r}")
         return name
 
     @field_validator("selector")
     @classmethod
-    def _looks_at_scores(cls, name: str, info: ValidationInfo) -> str:
+    def _valid_selector(cls, name: str, info: ValidationInfo) -> str:
         if "scores" not in _needs(name):
-            raise ValueError(f"looks at no score; method = {name!r} was wanted")
+            raise ValueError(f"uses no scores; expected method = {name!r}")
         if name != TOP_K and info.data.get("method", LOCALIZER) != LOCALIZER:
-            raise ValueError(
-                f"chooses by scores, and method = {info.data['method']!r} looks at none; one of them was wanted"
-            )
+            raise ValueError(f"chooses by scores, but method = {info.data['method']!r} uses none; expected one of them")
         return name
 
     @field_validator("options")
     @classmethod
     def _complete(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        """Return the options with the selector's defaults, so that an identity does not depend on what those are one day."""
-        if not {"method", "seed", "selector"} <= info.data.keys():  # one of them is at fault
+        """Return the options with the selector's defaults, so that identities do not depend on future defaults."""
+        if not {"method", "seed", "selector"} <= info.data.keys():  # one of them is invalid
             return options
         is_method = info.data["method"] != LOCALIZER
         complete = _options(info.data["method" if is_method else "selector"], info.data["seed"], options).model_dump()
@@ -141,7 +141,7 @@ class SelectKeyframes(Config):
         return selector_named(self.selector if self.method == LOCALIZER else self.method)
 
     def without_later(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values by key, as an identity has them, with the selector's version."""
+        """Return the values of the identity, with the selector's version."""
         return super().without_later({**values, "selector_version": self.chosen_by.version})
 
 
@@ -165,7 +165,7 @@ def select_keyframes(
     *,
     out: Output,
 ) -> None:
-    """Choose k of each clip's sampled frames."""
+    """Select k of each clip's sampled frames."""
     clips, videos = frames.clips_of(questions), {video.video_id: video for video in frames.videos()}
     order = {video_id: number for number, video_id in enumerate(videos)}
     choose = _ChooseFrames(cfg, questions, scores, vectors)
@@ -194,7 +194,7 @@ def select_keyframes(
 
 
 class _Chosen(NamedTuple):
-    """A question's k keyframes, in time order, each [k]: the columns of its row; or why it has none."""
+    """A question's k keyframes, in time order, each [k]: the columns of its row; or the reason for none."""
 
     reason: Reason
     positions: np.ndarray
@@ -209,7 +209,7 @@ NOTHING_CHOSEN = _Chosen(Reason(), NONE_INT, NONE_INT, NONE_FLOAT, NONE_INT, NON
 
 
 class _ChooseFrames:
-    """Chooses the frames of one question after the other."""
+    """Selects the frames of each question."""
 
     def __init__(
         self, cfg: SelectKeyframes, questions: Questions, scores: FrameScores | None, vectors: Features | None
@@ -220,9 +220,8 @@ class _ChooseFrames:
         self._values: Mapping[str, np.ndarray] = by_question.ranking(cfg.rank_by) if by_question else {}
         self._failed = by_question.failed if by_question else {}
         self._without_scores = WITHOUT_FEATURES
-        if (
-            scores is not None and "features" not in scores.record.inputs
-        ):  # of another package, as ours read features or say why
+        # Scores of another package: this package's scorers read features, or give a reason.
+        if scores is not None and "features" not in scores.record.inputs:
             self._without_scores = Reason(f"unscored: {scores.record.stage} has no score of it")
         self._vectors = FrameVectors(vectors) if vectors is not None else None
         self._moments = questions.true_moments() if "moments" in self._select.needs else {}
@@ -239,21 +238,23 @@ class _ChooseFrames:
         if "vectors" in needs and vectors is None:
             return NOTHING_CHOSEN._replace(reason=WITHOUT_FEATURES)
         known = {"scores": values, "seconds": clip["seconds"], "moments": moments, "vectors": vectors}
-        seen = {name: value for name, value in known.items() if name in needs}
-        at = self._select(Candidates.of(len(clip["row"]), question_id, **seen), self._k, self._options)
-        if not len(at):
-            return NOTHING_CHOSEN._replace(reason=self._none_of(len(clip["row"])))
-        ranked_by = NONE_FLOAT if values is None else values[at]
-        return _Chosen(Reason(), at, clip["frame_index"][at], clip["seconds"][at], clip["row"][at], ranked_by)
+        inputs = {name: value for name, value in known.items() if name in needs}
+        chosen = self._select(Candidates.of(len(clip["row"]), question_id, **inputs), self._k, self._options)
+        if not len(chosen):
+            return NOTHING_CHOSEN._replace(reason=self._empty_reason(len(clip["row"])))
+        scores = NONE_FLOAT if values is None else values[chosen]
+        return _Chosen(
+            Reason(), chosen, clip["frame_index"][chosen], clip["seconds"][chosen], clip["row"][chosen], scores
+        )
 
-    def _none_of(self, n_frames: int) -> Reason:
+    def _empty_reason(self, n_frames: int) -> Reason:
         if "moments" in self._select.needs:
             return Reason(f"no_true_frame: none of the {n_frames} sampled frames lies in a true moment")
         return Reason(f"no_frame_chosen: {self._select.name} chose none of the {n_frames} sampled frames")
 
 
 class FrameVectors:
-    """A vector a frame: embeddings as they are, features by their mean over tokens; those of the last video stay in memory."""
+    """Vectors of frames: embeddings, or features averaged over tokens; those of the last video stay in memory."""
 
     def __init__(self, pooled: Features) -> None:
         """Args: `pooled` has arrays [frames, D], [frames, tokens, D] or, of several Q-Formers, [frames, Q-Formers, tokens, D]."""

@@ -1,4 +1,4 @@
-"""A selector of frames learns from answers alone: ATP and differentiable top-k of the paper's table 6."""
+"""Training of a frame selector on answers alone: ATP and differentiable top-k of the paper's table 6."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SELECTOR_FILE = "selector.safetensors"
 
 
 class SelectorWeights(Artifact):
-    """A small transformer that scores the frames of a clip, float32, in safetensors, and the curves of its training."""
+    """A small transformer that scores the frames of a clip, as float32 safetensors, and its training curves."""
 
     kind = "selector_weights"
     tables = {"curves": schema_of(1, TrainingStep), "validation": schema_of(1, ValidationFigure)}
@@ -55,7 +55,7 @@ def train_selector(
     *,
     out: Output,
 ) -> None:
-    """Train the selector to pass on the frames from which the frozen Answerer names the right option."""
+    """Train the selector to choose frames from which the frozen Answerer names the correct option."""
     clips = frames.clips_of(questions)
     failed = features.failures()
     seen = (

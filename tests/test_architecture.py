@@ -125,7 +125,7 @@ UNTYPED_IN_STAGES = {
     "answer_questions._frame_rows",  # rows as they are about to be written
     "label_frames.figures",  # for people
     # The options of a selector as a recipe has them, before that selector has checked them.
-    *("select_keyframes._one_without_scores_is_the_method", "select_keyframes._complete"),
+    *("select_keyframes._method_from_selector", "select_keyframes._complete"),
     *("select_keyframes.without_later", "select_keyframes._options"),
 }
 # What people ask with tensors is called as what the pipeline asks with features: it is the same model, with its ViT.

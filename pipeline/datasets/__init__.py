@@ -1,1 +1,1 @@
-"""The question records, and one file per data set, which is named nowhere else: its files as downloaded -> Annotations."""
+"""The question records, and one module per data set, named nowhere else: its files as downloaded -> Annotations."""

@@ -1,4 +1,4 @@
-"""The interface of a data set's module, and how its annotation files are found."""
+"""The interface of a data set's module, and the search for its annotation files."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Headline = Literal["overall", "mean_of_groups"]
 
 @dataclass(frozen=True)
 class SplitFile:
-    """An annotation file by its name as downloaded, and how many questions its owners say it has (None: they do not)."""
+    """An annotation file's name as downloaded, and its published number of questions (None: not published)."""
 
     name: str
     n_questions: int | None
@@ -23,19 +23,19 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class About:
-    """Facts that people need to use a data set.
+    """The facts needed to use a data set.
 
     Attributes:
-        title: the name its owners give it.
-        splits: per split, the file that holds it; several where there are several published layouts, any one of them.
-        subtitles: where its files of subtitles lie beside the annotations, any one of these folders; none: nobody reads them.
-        same_questions: whether all layouts of a split hold the same questions: of several side by side the first is read.
-        beside: further files that every split needs.
-        videos: how videos are named below the videos folder.
+        title: the owners' name of the data set.
+        splits: by split, its file; several files are alternative published layouts.
+        subtitles: alternative folders of subtitle files beside the annotations; empty: subtitles are not supported.
+        same_questions: whether all layouts of a split hold the same questions, so that the first of several is read.
+        beside: additional files that every split needs.
+        videos: the names of videos below the videos folder.
         published: where the owners publish annotations and videos.
-        licence: the licence of the annotations as far as the owners state one.
-        prompt: the kind of its questions, a name of a prompt (pipeline/models/prompts.py); empty where a file may hold any.
-        name_says: what more the name of a file says, for example which video: names are part of its identity then. None: nothing.
+        licence: the licence of the annotations, if the owners state one.
+        prompt: the kind of its questions, a name of a prompt (pipeline/models/prompts.py); empty if a file may hold any kind.
+        name_says: returns what the name of a file states, such as its video, which then enters the identity. None: nothing.
     """
 
     title: str
@@ -50,7 +50,7 @@ class About:
     subtitles: tuple[str, ...] = ()
 
     def split_files(self) -> Iterator[SplitFile]:
-        """Every file of every split."""
+        """Yield every file of every split."""
         for alternatives in self.splits.values():
             yield from alternatives
 
@@ -58,75 +58,74 @@ class About:
 class Adapter(Protocol):
     """The interface of a data set's module. `path` is the data set's folder, or one annotation file of it.
 
-    It may have these as well:
-        files(path, split): the files it reads, where they are not those that `find_files` finds.
+    Optional members:
+        files(path, split): the files it reads, if not those of `find_files`.
         group(question_type): the group under which results of this type are reported.
-        headline: the figure that stands for the whole data set, where that is the unweighted mean of the groups' accuracies and
-            not the accuracy over all questions; a function of the types of its questions where files of several data sets
-            are read.
-        pooled_types: further rows of the data set's own reports, each with the question types it pools.
+        headline: "mean_of_groups" if the data set reports the unweighted mean of the groups' accuracies and not the accuracy
+            over all questions; a function of the question types if it reads files of several data sets.
+        pooled_types: additional rows of the data set's reports, each with the question types it pools.
     """
 
     name: str
     about: About
 
     def read(self, path: Path, split: str) -> Annotations:
-        """The split's questions, their videos, and the rows that could not be used."""
+        """Return the split's questions, their videos, and the rejected rows."""
 
 
 def files_of(adapter: Adapter, path: Path, split: str) -> list[Path]:
-    """Every annotation file that `adapter.read` reads, so that its digest can enter an identity."""
+    """Return every annotation file that `adapter.read` reads; their digests enter the identity."""
     files: list[Path] = getattr(adapter, "files", partial(find_files, adapter.about))(path, split)
     return files
 
 
 def group_of(adapter: Adapter, question_type: str) -> str:
-    """The group under which results of this question type are reported; "" for none."""
+    """Return the group under which results of this question type are reported; "" for none."""
     group: Callable[[str], str] = getattr(adapter, "group", lambda question_type: "")
     return group(question_type)
 
 
 def headline_of(adapter: Adapter, question_types: Collection[str]) -> Headline:
-    """The headline of `adapter` for a file whose questions are of these types."""
+    """Return the headline of `adapter` for questions of these types."""
     headline: Headline | Callable[[Collection[str]], Headline] = getattr(adapter, "headline", "overall")
     return headline(question_types) if callable(headline) else headline
 
 
 def pooled_types_of(adapter: Adapter) -> Mapping[str, Collection[str]]:
-    """The question types of each further row of `adapter`'s reports."""
+    """Return the question types of each additional row of `adapter`'s reports."""
     pooled: Mapping[str, Collection[str]] = getattr(adapter, "pooled_types", {})
     return pooled
 
 
 def find_files(about: About, path: Path, split: str) -> list[Path]:
-    """The file of `split` in the folder `path`, or `path` itself if it is a file; then those that lie beside it.
+    """Return the file of `split` in the folder `path`, or `path` if it is a file; then the files that it needs beside it.
 
-    Raises MissingSourceError for an unknown split, a file that is not there, or two layouts of one split side by side.
+    Raises MissingSourceError for an unknown split, a missing file, or two layouts of one split side by side.
     """
     suffixes = {Path(file.name).suffix for file in about.split_files()}
     if path.is_file():
         if path.suffix.lower() not in suffixes:
-            wanted = " or ".join(sorted(suffixes))
+            expected = " or ".join(sorted(suffixes))
             raise MissingSourceError(
-                f"{path}: ends in {path.suffix or 'nothing'}; {wanted} was wanted for {about.title}"
+                f"{path}: ends in {path.suffix or 'nothing'}; expected {expected} for {about.title}"
             )
-        owners = [name for name, files in about.splits.items() if path.name in {each.name for each in files}]
-        if owners and split in about.splits and split not in owners:
+        splits = [name for name, files in about.splits.items() if path.name in {file.name for file in files}]
+        if splits and split in about.splits and split not in splits:
             raise MissingSourceError(
-                f"{path}: is split {owners[0]!r} of {about.title}, but split {split!r} is asked for; give that file, "
-                f"or --set list_questions.split={owners[0]}"
+                f"{path}: is split {splits[0]!r} of {about.title}, but split {split!r} is asked for; give that file, "
+                f"or --set list_questions.split={splits[0]}"
             )
         file, folder = path, path.parent
     else:
         file, folder = _file_of_split(about, path, split), path
-    beside = [folder / name for name in about.beside]
-    for other in beside:
-        if not other.is_file():
-            state = f"is {kind_of(other)}" if kind_of(other) else "missing"
+    companions = [folder / name for name in about.beside]
+    for companion in companions:
+        if not companion.is_file():
+            state = f"is {kind_of(companion)}" if kind_of(companion) else "missing"
             raise MissingSourceError(
-                f"{other}: {state}; {about.title} needs that file beside {file.name}, as downloaded"
+                f"{companion}: {state}; {about.title} needs that file beside {file.name}, as downloaded"
             )
-    return [file, *beside]
+    return [file, *companions]
 
 
 def _file_of_split(about: About, folder: Path, split: str) -> Path:
@@ -137,19 +136,19 @@ def _file_of_split(about: About, folder: Path, split: str) -> Path:
     if len(present) > 1 and not about.same_questions:
         raise MissingSourceError(
             f"{folder}: holds {' and '.join(file.name for file in present)}, two layouts of split {split!r}; "
-            "give the path of the one that is meant"
+            "give the path of one of them"
         )
     if not present:
-        refuse_others(folder, names)
-        wanted = " or ".join(names)
-        known = sorted(file.name for file in about.split_files() if (folder / file.name).is_file())
-        content = (", ".join(known) or "no file of this data set") if folder.is_dir() else "no such folder"
-        raise MissingSourceError(f"{folder / wanted}: missing (found: {content}); {about.title} is read as downloaded")
+        refuse_non_files(folder, names)
+        other_files = sorted(file.name for file in about.split_files() if (folder / file.name).is_file())
+        content = (", ".join(other_files) or "no file of this data set") if folder.is_dir() else "no such folder"
+        expected = folder / " or ".join(names)
+        raise MissingSourceError(f"{expected}: missing (found: {content}); {about.title} is read as downloaded")
     return present[0]
 
 
-def refuse_others(folder: Path, names: Iterable[str]) -> None:
-    """Raises MissingSourceError where a folder or a pipe has the name of a file."""
+def refuse_non_files(folder: Path, names: Iterable[str]) -> None:
+    """Raise MissingSourceError if a folder or a pipe has one of these names."""
     for name in names:
         if kind_of(folder / name):
-            raise MissingSourceError(f"{folder / name}: it is {kind_of(folder / name)}, a file was wanted")
+            raise MissingSourceError(f"{folder / name}: is {kind_of(folder / name)}; expected a file")

@@ -1,4 +1,4 @@
-"""EgoSchema: the owners' `questions.json`, or the hub's Parquet; the answers of 500 questions are in `subset_answers.json`."""
+"""EgoSchema: the owners' `questions.json`, or the hub's Parquet; `subset_answers.json` has the answers of 500 questions."""
 
 from pathlib import Path
 from typing import Any
@@ -22,29 +22,30 @@ about = About(
     prompt="multiple_choice",
 )
 
-ANSWERS_FILE = "subset_answers.json"  # read where it lies beside the questions
+ANSWERS_FILE = "subset_answers.json"  # read if it is beside the questions
 OPTIONS = ("option 0", "option 1", "option 2", "option 3", "option 4")
 
 
 def files(path: Path, split: str) -> list[Path]:
-    """The annotation file that `read` reads, and the public answers beside it if there are any; raises MissingSourceError."""
+    """Return the annotation file and, if present, the public answers beside it. Raises MissingSourceError."""
     (file,) = find_files(about, path, split)
     answers = file.parent / ANSWERS_FILE
     return [file, answers] if answers.exists() else [file]
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The questions, called by their `q_uid`, which is the video's name too and what a submission calls them.
+    """Return the questions; their id is the `q_uid`, which is also the video's name and the key in submissions.
 
     Raises MissingSourceError or SchemaError.
     """
-    file, *others = files(path, split)
-    answers = read_json_object(others[0], '{"001934bb-...": 3}, of positions of the answers') if others else {}
+    file, *answer_files = files(path, split)
+    example = '{"001934bb-...": 3}, of positions of the answers'
+    answers = read_json_object(answer_files[0], example) if answer_files else {}
     return collect_split(about, _rows(file), lambda row: _parse(row, answers))
 
 
 def _rows(file: Path) -> Rows:
-    """The rows of either layout, the options as the list that the Parquet has."""
+    """Return the rows of either layout, with the options as a list, as in the Parquet."""
     if file.suffix.lower() == ".parquet":
         return read_annotation_table(
             file, ("video_idx", "question", "option"), ("video_idx", "question", "option", "answer")
@@ -58,7 +59,7 @@ def _rows(file: Path) -> Rows:
 
 
 def _answer_index(answer: Any, n_options: int) -> int | None:
-    """The position of the answer, which the owners and the hub give as a number from 0; or as a letter, as options have them."""
+    """Return the position of the answer, given as a number from 0 (by the owners and the hub) or as an option's letter."""
     is_letter = isinstance(answer, str) and answer.strip("(). ").isalpha()
     return of_letter(answer, n_options) if is_letter else option_index("answer", answer, n_options)
 

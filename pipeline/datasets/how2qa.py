@@ -26,16 +26,16 @@ about = About(
     prompt="multiple_choice",
 )
 
-# Of the CSV files, which have no header; four of them are named as the same things are in the other layout.
+# Columns of the CSV files, which have no header; vid_name, ts and q are keys of the other layout.
 COLUMNS = ("vid_name", "ts", "wrong1", "wrong2", "wrong3", "q", "right")
 OPTIONS = ("a0", "a1", "a2", "a3")
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The questions of one split, each about a part of a video. Raises MissingSourceError or SchemaError.
+    """Return the questions of one split, each about a part of a video. Raises MissingSourceError or SchemaError.
 
-    A row of a CSV file has no id: it is called "{video}{[start:end]}", followed by "#2", "#3", ... for further rows about
-    the same part of the same video.
+    A row of a CSV file has no id; it becomes "{video}{[start:end]}", followed by "#2", "#3", ... for additional rows about the
+    same part of the same video.
     """
     (file,) = find_files(about, path, split)
     if file.suffix.lower() == ".csv":
@@ -46,17 +46,17 @@ def read(path: Path, split: str) -> Annotations:
 
 
 def right_position(cells: dict[str, str]) -> int:
-    """Where the right option of a CSV row stands among the four, which the file does not say: it gives it a column of its own.
+    """Return the position of a CSV row's correct option among the four; the file gives it a separate column, so no position.
 
-    Drawn from the row's content alone, so that a question has the same options in the same order on every machine,
-    whatever other rows the file has: the SHA-256 of its seven cells as a JSON list, as a number, modulo 4.
+    The position depends on the row's content alone, so that a question has the same option order on every machine, independent
+    of other rows: the SHA-256 of its seven cells as a JSON list, as a number, modulo 4.
     """
     digest = hashlib.sha256(json.dumps([cells[column] for column in COLUMNS]).encode()).digest()
     return int.from_bytes(digest) % len(OPTIONS)
 
 
 def _with_ids_and_options(table: Rows) -> Rows:
-    """The rows of a CSV file with the keys of the other layout."""
+    """Return the rows of a CSV file with the keys of the other layout."""
     rows = []
     rows_of_clip: Counter[str] = Counter()
     for row in table.rows:
@@ -64,7 +64,7 @@ def _with_ids_and_options(table: Rows) -> Rows:
         rows_of_clip[clip_name] += 1
         number = rows_of_clip[clip_name]
         empty = [column for column in COLUMNS if not row.cells[column].strip()]
-        if empty:  # said here, by the file's own names: below the options have others
+        if empty:  # rejected here, as the message needs the file's column names
             table.rejected.append(Rejected(table.file, row.line, f"{' and '.join(empty)} missing or empty"))
             continue
         answer_index = right_position(row.cells)

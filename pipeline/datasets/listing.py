@@ -1,4 +1,4 @@
-"""What `sevila datasets` prints: each data set's files, its owners, and which of the files are on this machine."""
+"""The output of `sevila datasets`: each data set's files, its owners, and which of the files are on this machine."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -13,16 +13,16 @@ from pipeline.datasets.question import Video
 from pipeline.datasets.registry import adapter_named, adapter_names, read_split
 
 FindPlace = Callable[[str, str], Path | None]  # (annotations or videos, data set) -> folder or file; None: not given
-MissingVideos = Callable[[str, Iterable[Video]], list[str]]  # (data set, its videos) -> ids of those that are not here
+MissingVideos = Callable[[str, Iterable[Video]], list[str]]  # (data set, its videos) -> ids of missing ones
 
 HOW_TO_PLACE = """\
 Give the paths of a data set with --annotations NAME=FOLDER and --videos NAME=FOLDER, in SEVILA_ANNOTATIONS and
 SEVILA_VIDEOS (NAME=FOLDER), or in sevila.toml under [annotations] and [videos]."""
-SHOWN = 3
+N_SHOWN = 3  # of rejected rows and missing videos
 
 
 def overview(place: FindPlace) -> str:
-    """Every data set; nothing is read but the names of files."""
+    """Describe every data set, without reading the content of files."""
     parts = [_described_or_problem(name, place) for name in adapter_names()]
     return "\n\n".join(
         [*parts, f"{HOW_TO_PLACE}\n`sevila datasets NAME` also reads its files and looks for its videos."]
@@ -30,7 +30,7 @@ def overview(place: FindPlace) -> str:
 
 
 def details(names: Iterable[str], place: FindPlace, missing_videos: MissingVideos) -> str:
-    """The named data sets, and what every file that is here holds: questions, rejected rows, videos found.
+    """Describe the named data sets and the content of each available file: questions, rejected rows, available videos.
 
     Raises RecipeError for an unknown name.
     """
@@ -61,7 +61,7 @@ def _described(adapter: Adapter, place: FindPlace) -> str:
 def _described_or_problem(name: str, place: FindPlace) -> str:
     try:
         return _described(adapter_named(name), place)
-    except SevilaError as error:  # one that another package offers must not hide the others
+    except SevilaError as error:  # a broken data set of another package must not hide the others
         return f"{name}: {error}"
 
 
@@ -81,12 +81,14 @@ def _presence(adapter: Adapter, place: FindPlace, file_name: str) -> str:
 
 @dataclass(frozen=True)
 class FileContent:
-    """What an annotation file that is here holds.
+    """The content of an available annotation file.
 
     Attributes:
-        n_videos: different videos, about: not yet compared by their files.
-        rejected: of each row that cannot be used its line and the reason.
-        missing_videos: their ids; None: their folder is not given.
+        n_known: questions with a known answer.
+        n_moments: questions with true moments.
+        n_videos: different video ids; two may be the same file.
+        rejected: line and reason of each rejected row.
+        missing_videos: ids of missing videos; None: their folder is not given.
         problem: why the file cannot be read; then nothing else is known.
     """
 
@@ -101,7 +103,7 @@ class FileContent:
 
 
 def listing_content(names: Iterable[str], place: FindPlace, missing_videos: MissingVideos) -> list[dict[str, Any]]:
-    """The data sets as JSON values; of the named ones, or of all; the content of files only where names are given."""
+    """Return the named data sets, or all, as JSON values; with the content of files only if names are given."""
     names, values = list(names), list[dict[str, Any]]()
     for name in names or adapter_names():
         try:
@@ -112,7 +114,7 @@ def listing_content(names: Iterable[str], place: FindPlace, missing_videos: Miss
             values.append({"dataset": name, "problem": str(error)})
             continue
         contents = _contents(adapter_named(name), place, missing_videos) if names else None
-        values[-1]["content"] = contents and [asdict(each) for each in contents]
+        values[-1]["content"] = contents and [asdict(content) for content in contents]
     return values
 
 
@@ -147,33 +149,34 @@ def _contents(adapter: Adapter, place: FindPlace, missing_videos: MissingVideos)
 
 def _content(adapter: Adapter, file: Path, missing_videos: MissingVideos) -> FileContent:
     try:
-        table = read_split(adapter, file, "")  # of a file that is named the split need not be
+        annotations = read_split(adapter, file, "")  # a file needs no split
     except SevilaError as error:
         return FileContent(str(file), problem=str(error))
-    gone: Sequence[str] | None = None
+    missing: Sequence[str] | None = None
     with suppress(MissingSourceError):
-        gone = missing_videos(adapter.name, table.videos)
+        missing = missing_videos(adapter.name, annotations.videos)
     return FileContent(
         str(file),
-        len(table.questions),
-        sum(question.answer_index is not None for question in table.questions),
-        sum(bool(question.moments or question.moment_frames) for question in table.questions),
-        len(table.videos),
-        [(rejected.line, str(rejected.reason)) for rejected in table.rejected],
-        gone,
+        len(annotations.questions),
+        sum(question.answer_index is not None for question in annotations.questions),
+        sum(bool(question.moments or question.moment_frames) for question in annotations.questions),
+        len(annotations.videos),
+        [(rejected.line, str(rejected.reason)) for rejected in annotations.rejected],
+        missing,
     )
 
 
-def _content_lines(of: FileContent) -> list[str]:
-    if of.problem:
-        return [f"  {of.problem}"]
+def _content_lines(content: FileContent) -> list[str]:
+    if content.problem:
+        return [f"  {content.problem}"]
     lines = [
-        f"  {Path(of.path).name}: {counted(of.n_questions, 'questions')}, {of.n_known:,} with a known answer, "
-        f"{of.n_moments:,} with moments, about {counted(of.n_videos, 'videos')}; {counted(len(of.rejected), 'rows')} rejected"
+        f"  {Path(content.path).name}: {counted(content.n_questions, 'questions')}, {content.n_known:,} with a known answer, "
+        f"{content.n_moments:,} with moments, about {counted(content.n_videos, 'videos')}; "
+        f"{counted(len(content.rejected), 'rows')} rejected"
     ]
-    lines += [f"    line {line}: {reason}" for line, reason in of.rejected[:SHOWN]]
-    if of.missing_videos is None:
+    lines += [f"    line {line}: {reason}" for line, reason in content.rejected[:N_SHOWN]]
+    if content.missing_videos is None:
         return lines
-    gone = of.missing_videos
-    names = f": {', '.join(gone[:SHOWN])}{', ...' if len(gone) > SHOWN else ''}" if gone else ""
-    return [*lines, f"    {counted(of.n_videos - len(gone), 'videos')} found, {len(gone):,} missing{names}"]
+    missing = content.missing_videos
+    names = f": {', '.join(missing[:N_SHOWN])}{', ...' if len(missing) > N_SHOWN else ''}" if missing else ""
+    return [*lines, f"    {counted(content.n_videos - len(missing), 'videos')} found, {len(missing):,} missing{names}"]

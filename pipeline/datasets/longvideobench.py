@@ -25,13 +25,13 @@ about = About(
     subtitles=("subtitles",),
 )
 
-DURATIONS = ("15 s", "60 s", "600 s", "3600 s")  # the longest that a group of videos may be
+DURATIONS = ("15 s", "60 s", "600 s", "3600 s")  # maximum durations of the groups of videos
 LEVELS = {
     "L1-Perception": ("S2E", "S2O", "S2A", "E2O", "O2E", "T2E", "T2O", "T2A"),
     "L2-Relation": ("E3E", "SSS", "SOS", "SAA", "T3E", "T3O", "O3O", "TOS", "TAA"),
 }
 CATEGORIES = tuple(category for categories in LEVELS.values() for category in categories)
-# A type is "600 s TOS", its group the duration; the leaderboard reports each category over all durations, too.
+# A type is "600 s TOS", its group the duration; the leaderboard also reports each category over all durations.
 pooled_types = {
     name: tuple(f"{duration} {category}" for duration in DURATIONS for category in categories)
     for name, categories in {**LEVELS, **{category: (category,) for category in CATEGORIES}}.items()
@@ -39,8 +39,10 @@ pooled_types = {
 
 NO_OPTION = "N/A"  # of the Parquet, which has five columns for options
 OPTIONS = ("option0", "option1", "option2", "option3", "option4")
-STARTS = "starting_timestamp_for_subtitles"  # most videos are cut from longer ones, whose times the subtitles have
-WITHHELD = -1  # for `correct_choice`, in a column of integers
+STARTS = (
+    "starting_timestamp_for_subtitles"  # most videos are cut from longer ones, and subtitles have the times of these
+)
+WITHHELD = -1  # as `correct_choice`, in a column of integers
 REQUIRED = ("video_id", "id", "question")
 KEYS = (
     *REQUIRED,
@@ -57,17 +59,17 @@ KEYS = (
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The questions of one split, with the true frames where the file has them. Raises MissingSourceError or SchemaError."""
+    """Return the questions of one split, with the true frames if the file has them. Raises MissingSourceError or SchemaError."""
     (file,) = find_files(about, path, split)
     options = "option0" if file.suffix.lower() == ".parquet" else "candidates"
-    withheld = file.name in {each.name for each in about.splits["test"]}
+    withheld = file.name in {split_file.name for split_file in about.splits["test"]}
     return collect_split(
         about, read_annotation_table(file, (*REQUIRED, options), KEYS), lambda row: _parse(row, withheld)
     )
 
 
 def group(question_type: str) -> str:
-    """The duration of the video, "15 s" to "3600 s"; "" for another."""
+    """Return the duration of the video, "15 s" to "3600 s"; "" for another type."""
     return next((duration for duration in DURATIONS if question_type.startswith(duration)), "")
 
 
@@ -98,7 +100,7 @@ def _parse(row: Row, withheld: bool) -> tuple[Question, Video]:
 
 
 def _options(cells: dict[str, Any]) -> tuple[str, ...]:
-    """The options up to the last one that there is; raises BadRow for one that is missing before it."""
+    """Return the options up to the last given one; raise BadRow if one before it is missing."""
     values = [None if cells.get(key) in (NO_OPTION, "") else cells.get(key) for key in OPTIONS]
     while values and values[-1] is None:
         values.pop()
@@ -106,7 +108,7 @@ def _options(cells: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _frames(position: Any) -> tuple[tuple[int, ...], str]:
-    """The frames that a question refers to, and a note; they judge keyframes only, so that a row is kept without."""
+    """Return the frames that a question refers to, and a note; a row without them is kept, as only evaluation uses them."""
     if position is None:
         return (), ""
     if not isinstance(position, list) or not all(type(frame) is int and 0 <= frame < 1 << 31 for frame in position):

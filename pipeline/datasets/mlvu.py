@@ -11,7 +11,7 @@ from pipeline.datasets.rows import Row, Rows, collect_split
 from pipeline.datasets.values import text, video_name
 
 name = "mlvu"
-N_QUESTIONS = {  # by the name of the owners' file, and of the folder of its videos
+N_QUESTIONS = {  # by the stem of the owners' file, which is also the name of its videos' folder
     "1_plotQA": 539,
     "2_needle": 355,
     "3_ego": 352,
@@ -21,7 +21,7 @@ N_QUESTIONS = {  # by the name of the owners' file, and of the folder of its vid
     "7_topic_reasoning": 263,
 }
 FOLDERS = {folder.split("_", 1)[1]: folder for folder in N_QUESTIONS}  # by task
-PARQUET = "test-00000-of-00001.parquet"  # the hub's word for the dev set
+PARQUET = "test-00000-of-00001.parquet"  # the hub's name of the dev set
 about = About(
     title="MLVU",
     splits={"dev": (SplitFile(PARQUET, sum(N_QUESTIONS.values())),)}
@@ -39,9 +39,9 @@ REQUIRED = ("question", "candidates")
 
 
 def files(path: Path, split: str) -> list[Path]:
-    """The annotation files that `read` reads: of split dev the Parquet or, in a folder that has none, the file of every task.
+    """Return the annotation files: for split dev the Parquet, or the file of every task if the folder has no Parquet.
 
-    Raises MissingSourceError if it is not there, or one of them.
+    Raises MissingSourceError for a missing file.
     """
     tasks = [path / f"{folder}.json" for folder in N_QUESTIONS]
     if split != "dev" or (path / PARQUET).exists() or not any(file.exists() for file in tasks):
@@ -50,9 +50,9 @@ def files(path: Path, split: str) -> list[Path]:
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The questions of one split, without the options that their text repeats. Raises MissingSourceError or SchemaError.
+    """Return the questions of one split, without the options that their text repeats. Raises MissingSourceError or SchemaError.
 
-    A row of a json file has no id: it is called "{task}#{n}", the n-th row (from 0) of its file.
+    A row of a json file has no id; it becomes "{task}#{n}" for the n-th row (from 0) of its file.
     """
     parts = [collect_split(about, _rows(file), _parse) for file in files(path, split)]
     return Annotations(
@@ -63,12 +63,12 @@ def read(path: Path, split: str) -> Annotations:
 
 
 def group(question_type: str) -> str:
-    """The task itself."""
+    """Return the task, which is the type."""
     return question_type
 
 
 def _rows(file: Path) -> Rows:
-    """The rows of either layout, with the ids and the task that the Parquet has."""
+    """Return the rows of either layout, with ids and tasks as in the Parquet."""
     if file.suffix.lower() == ".parquet":
         required = ("question_id", "video_name", *REQUIRED)
         return read_annotation_table(file, required, (*required, "answer", "task_type"))
@@ -77,8 +77,8 @@ def _rows(file: Path) -> Rows:
     rows = []
     for number, row in enumerate(table.rows):
         task = row.cells.get("question_type") or task_of_file
-        named = {"task_type": task, "question_id": f"{task_of_file}#{number}"}
-        rows.append(Row(row.line, row.cells | named, row.place))
+        parquet_cells = {"task_type": task, "question_id": f"{task_of_file}#{number}"}
+        rows.append(Row(row.line, row.cells | parquet_cells, row.place))
     return Rows(table.file, table.columns, rows, table.rejected)
 
 
@@ -87,7 +87,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
     key = "video_name" if "video_name" in cells else "video"
     file_name = video_name(key, cells.get(key))
     task = text("task_type", cells.get("task_type"), "")
-    # Videos of two tasks may have one name; where all lie in one folder it is the same file.
+    # Videos of two tasks may have the same name; if all are in one folder, they are the same file.
     folders = [f"{FOLDERS[task]}/", f"video/{FOLDERS[task]}/", f"{task}/", ""] if task in FOLDERS else [""]
     path, *others = [folder + file_name for folder in folders]
     options, answer = options_of("candidates", cells.get("candidates")), cells.get("answer")

@@ -24,7 +24,7 @@ about = About(
     licence="MIT, that of the repository; the videos are VidOR's",
     prompt="multiple_choice",
 )
-# The data set's own evaluation reports seven types, "previous" with "next", and calls the groups Acc_C, Acc_T, Acc_D.
+# The data set's evaluation reports seven types, "previous" pooled with "next", and names the groups Acc_C, Acc_T, Acc_D.
 pooled_types: dict[str, tuple[str, ...]] = {
     "TN+TP": ("TN", "TP"),
     "Acc_C": ("CW", "CH"),
@@ -33,7 +33,7 @@ pooled_types: dict[str, tuple[str, ...]] = {
 }
 
 OPTIONS = ("a0", "a1", "a2", "a3", "a4")
-REQUIRED = ("video", "question", "qid", "type", *OPTIONS)  # `answer` too, but a test split may come without it
+REQUIRED = ("video", "question", "qid", "type", *OPTIONS)  # and `answer`, which a test split may not have
 GROUPS = {"C": "Causal", "T": "Temporal", "D": "Descriptive"}
 GROUP_OF_TYPE = {kind: GROUPS[kind[0]] for kind in ("CW", "CH", "TN", "TC", "TP", "DC", "DL", "DO")}
 
@@ -41,9 +41,9 @@ logger = logging.getLogger(__name__)
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The questions of one split, five options each; a video that the map lacks is expected at `{video}.mp4`.
+    """Return the questions of one split, with five options each; a video that is not in the map is at `{video}.mp4`.
 
-    Raises MissingSourceError or SchemaError if a file is missing or is not what its name promises.
+    Raises MissingSourceError for a missing file, SchemaError for one of another format.
     """
     csv_file, map_file = find_files(about, path, split)
     paths = _video_paths(map_file)
@@ -55,7 +55,7 @@ def read(path: Path, split: str) -> Annotations:
 
 
 def group(question_type: str) -> str:
-    """Causal, Temporal or Descriptive, the three columns of the paper's tables; "" for a type NExT-QA does not have."""
+    """Return Causal, Temporal or Descriptive, the three columns of the paper's tables; "" for another type."""
     return GROUP_OF_TYPE.get(question_type, "")
 
 
@@ -74,8 +74,8 @@ def _parse(row: Row, paths: dict[str, str]) -> tuple[Question, Video]:
     question = Question(
         question_id=f"{question_type}_{video_id}_{text('qid', cells['qid'])}",
         video_id=video_id,
-        # The official preprocessing notebook appends these to every text, unconditionally and without stripping (one
-        # option is "catching toy ."). The released weights were trained on those bytes: correcting them changes answers.
+        # The official preprocessing notebook appends these to every text, without stripping (one option is "catching toy .").
+        # The released weights were trained on these bytes; correcting them changes answers.
         question=exact_text("question", cells["question"]) + "?",
         options=tuple(exact_text(column, cells[column]) + "." for column in OPTIONS),
         answer_index=option_index("answer", cells.get("answer"), len(OPTIONS)),

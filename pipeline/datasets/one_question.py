@@ -1,4 +1,4 @@
-"""One question as an annotation file, and the data set that reads it: `plain` where it has options, else `open_questions`."""
+"""One question as an annotation file for the data set `plain` if it has options, else for `open_questions`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.datasets.question import Question
 
 
 def write_question(path: Path, video: str, question: str, options: Sequence[str]) -> str:
-    """Write the file, the same bytes for the same question, and return the name of the data set that reads it.
+    """Write the file, deterministically, and return the name of the data set that reads it.
 
     Raises:
-        SevilaError: the question cannot be asked, and why.
+        SevilaError: the question cannot be asked; the message states why.
     """
-    asked = {"video": video, "question": question, "options": list(options)}
-    path.write_text(json.dumps(asked) + "\n", encoding="utf-8")
+    row = {"video": video, "question": question, "options": list(options)}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     adapter: Adapter = plain if options else open_questions
     annotations = adapter.read(path, "")
     if annotations.rejected:

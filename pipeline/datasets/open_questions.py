@@ -1,12 +1,12 @@
-"""People's own questions without options, to be answered in words (`sevila ask`): `questions.jsonl`, one question a line.
+"""User-defined questions without options, for generated answers (`sevila ask`): `questions.jsonl`, one question per line.
 
-JSON lines with the keys video and question and, if you like, question_id, type, start_seconds and end_seconds.
+JSON lines with the keys video and question, and optionally question_id, type, start_seconds and end_seconds.
 """
 
 from pathlib import Path
 
 from cache.errors import MissingSourceError
-from pipeline.datasets.adapter import About, refuse_others
+from pipeline.datasets.adapter import About, refuse_non_files
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect, read_jsonl
 from pipeline.datasets.values import BadRow, optional_seconds, text, video_name
@@ -25,16 +25,16 @@ FILE_NAME = "questions.jsonl"
 
 
 def files(path: Path, split: str) -> list[Path]:
-    """`path` itself, or the questions.jsonl in the folder `path`. Raises MissingSourceError if there is none."""
+    """Return `path`, or the questions.jsonl in the folder `path`. Raises MissingSourceError if there is none."""
     file = path if path.is_file() else path / FILE_NAME
-    refuse_others(file.parent, (file.name,))
+    refuse_non_files(file.parent, (file.name,))
     if not file.is_file() or file.suffix.lower() != ".jsonl":
-        raise MissingSourceError(f"{file}: wanted a file {FILE_NAME}, or another .jsonl")
+        raise MissingSourceError(f"{file}: expected a file {FILE_NAME}, or another .jsonl")
     return [file]
 
 
 def read(path: Path, split: str) -> Annotations:
-    """All rows; there are no splits. Raises MissingSourceError for an unknown file, SchemaError for one that does not fit."""
+    """Return all rows; there are no splits. Raises MissingSourceError for a missing file, SchemaError for another format."""
     (file,) = files(path, split)
     table = read_jsonl(file)
     return collect(table.file, table.rows, table.rejected, _parse)

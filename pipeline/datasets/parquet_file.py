@@ -1,4 +1,4 @@
-"""Parquet files, as the model hub hands out data sets -> rows as those of JSON."""
+"""Reading of Parquet files, the model hub's format of data sets, as rows like those of JSON."""
 
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -17,10 +17,10 @@ MAGIC = b"PAR1"
 
 
 def read_annotation_table(path: Path, required: Sequence[str], keep: Collection[str]) -> Rows:
-    """The rows of a Parquet file or of a JSON list, by the file's suffix; of their columns those in `keep`.
+    """Return the rows of a Parquet file or a JSON list, by the file's suffix, with the columns in `keep`.
 
-    The line of a row of Parquet is its number from 1. Raises MissingSourceError for a file that cannot be read, SchemaError for
-    one that is something else, is cut short or damaged, has no rows, or lacks one of the `required` columns.
+    The line of a Parquet row is its number from 1. Raises MissingSourceError for a file that cannot be read, SchemaError for
+    another format, a truncated or damaged file, no rows, or a missing `required` column.
     """
     read = _read_parquet if path.suffix.lower() == ".parquet" else read_json_list
     table = read(path, required, keep)
@@ -29,7 +29,10 @@ def read_annotation_table(path: Path, required: Sequence[str], keep: Collection[
 
 
 def read_parquet_columns(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]]]]:
-    """The names of a Parquet file's columns, and its rows with their numbers from 1; raises as `read_table`."""
+    """Return the column names of a Parquet file, and its rows with their numbers from 1.
+
+    Raises as `read_annotation_table`.
+    """
     with _parquet(path) as file:
         table = file.read()
     columns = [as_values(column) for column in table.columns]
@@ -44,11 +47,11 @@ def _read_parquet(path: Path, required: Sequence[str], keep: Collection[str]) ->
         if missing:
             raise SchemaError(
                 f"{path}: no column {', '.join(missing)}; found {', '.join(file.schema.names) or 'none'}; "
-                f"wanted {', '.join(required)}"
+                f"expected {', '.join(required)}"
             )
         rows = as_rows(file.read())
     if not rows:
-        raise SchemaError(f"{path}: no rows; one question per row was wanted")
+        raise SchemaError(f"{path}: no rows; expected one question per row")
     return Rows(path.name, list(rows[0]), [Row(number, row) for number, row in enumerate(rows, start=1)], [])
 
 
@@ -62,14 +65,14 @@ def _parquet(path: Path, keep: Collection[str] | None = None) -> Iterator[Bounde
         with bounded_parquet(path, keep, content) as file:
             yield file
     except CorruptArtifactError as error:
-        why = error.__cause__ or "it claims more than its size justifies"
+        cause = error.__cause__ or "it claims more than its size justifies"
         raise SchemaError(
-            f"{path}: not a whole Parquet file, cut short or damaged ({why}); download it again"
+            f"{path}: not a whole Parquet file, cut short or damaged ({cause}); download it again"
         ) from error
 
 
 def _plain(value: Any) -> Any:
-    """The value as its owners meant it: pandas writes a missing one as nan, and whole numbers beside it as floats."""
+    """Undo pandas' conversions: nan is a missing value, and a float may be a whole number in a column with missing values."""
     if not isinstance(value, float):
         return value
     if math.isnan(value):

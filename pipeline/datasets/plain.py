@@ -1,9 +1,9 @@
-"""People's own data: `questions.csv` or `questions.jsonl`, one question a row, beside a folder of videos.
+"""User-defined data: `questions.csv` or `questions.jsonl`, one question per row, beside a folder of videos.
 
-CSV columns: video, question, a0, a1, ... (up to 26 options; empty trailing cells mean fewer), and if you like
-question_id, answer, type, start_seconds, end_seconds, split. JSON lines: the same keys, with `options: [...]` for a0... and,
-where known, `moments: [[start, end], ...]`, the parts of the video that answer the question, in seconds.
-`answer` is a 0-based index, a letter from A, or the exact text of an option; leave it empty where it is not known.
+CSV columns: video, question, a0, a1, ... (up to 26 options; empty trailing cells mean fewer), and optionally question_id,
+answer, type, start_seconds, end_seconds, split. JSON lines: the same keys, with `options: [...]` for a0... and optionally
+`moments: [[start, end], ...]`, the parts of the video that answer the question, in seconds.
+`answer` is a 0-based index, a letter from A, or the exact text of an option; empty if it is not known.
 """
 
 import logging
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
-from pipeline.datasets.adapter import About, refuse_others
+from pipeline.datasets.adapter import About, refuse_non_files
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect, read_csv, read_jsonl
 from pipeline.datasets.values import BadRow, moments, optional_seconds, text, video_name
@@ -22,7 +22,7 @@ from pipeline.option_letters import OPTION_LETTERS
 name = "plain"
 about = About(
     title="your own questions",
-    splits={},  # whatever the file's column `split` says
+    splits={},  # the values of the file's column `split`
     videos="as the column `video` says",
     published="yours",
     licence="yours",
@@ -31,7 +31,7 @@ about = About(
 )
 
 FILE_NAMES = ("questions.csv", "questions.jsonl")
-USED = {
+COLUMNS = {
     "video",
     "question",
     "options",
@@ -50,33 +50,34 @@ logger = logging.getLogger(__name__)
 
 
 def files(path: Path, split: str) -> list[Path]:
-    """The one file that `read` reads: `path` itself, or the questions.csv or questions.jsonl in the folder `path`.
+    """Return `path`, or the questions.csv or questions.jsonl in the folder `path`.
 
     Raises MissingSourceError if there is none, or both.
     """
     if path.is_file():
         if path.suffix.lower() not in (".csv", ".jsonl"):
-            raise MissingSourceError(f"{path}: ends in {path.suffix or 'nothing'}; .csv or .jsonl was wanted")
+            raise MissingSourceError(f"{path}: ends in {path.suffix or 'nothing'}; expected .csv or .jsonl")
         return [path]
     files = [path / file_name for file_name in FILE_NAMES if (path / file_name).is_file()]
     if not files:
-        refuse_others(path, FILE_NAMES)
+        refuse_non_files(path, FILE_NAMES)
     if len(files) != 1:
-        what = "holds both questions.csv and questions.jsonl" if files else "holds no questions.csv or questions.jsonl"
-        raise MissingSourceError(f"{path}: {what if path.is_dir() else 'no such file or folder'}; name one file")
+        problem = (
+            "holds both questions.csv and questions.jsonl" if files else "holds no questions.csv or questions.jsonl"
+        )
+        raise MissingSourceError(f"{path}: {problem if path.is_dir() else 'no such file or folder'}; name one file")
     return files
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The rows of `split`; all rows if the file has no `split` column, or if `split` is "" or "all".
+    """Return the rows of `split`; all rows if the file has no `split` column, or if `split` is "" or "all".
 
-    A row without question_id is called "{video}#{n}", the n-th row (from 0) of its video in the file, so that correcting
-    or splitting off other videos' rows renames nothing. Raises MissingSourceError for an unknown file or split,
-    SchemaError for a file whose columns do not fit.
+    A row without question_id becomes "{video}#{n}" for the n-th row (from 0) of its video in the file, so that changes to other
+    videos' rows rename nothing. Raises MissingSourceError for an unknown file or split, SchemaError for wrong columns.
     """
     (file,) = files(path, split)
     table = read_jsonl(file) if file.suffix.lower() == ".jsonl" else _with_options(file, read_csv(file, REQUIRED))
-    unused = [column for column in table.columns if column not in USED]
+    unused = [column for column in table.columns if column not in COLUMNS]
     if unused:
         logger.warning("%s: columns not used: %s", file.name, ", ".join(unused))
 
@@ -91,22 +92,22 @@ def read(path: Path, split: str) -> Annotations:
 
 
 def _with_options(file: Path, table: Rows) -> Rows:
-    """The table with its a0, a1, ... cells gathered under `options`, empty trailing ones dropped."""
+    """Return the table with the cells a0, a1, ... as a list `options`, without empty trailing ones."""
     columns = [column for column in table.columns if re.fullmatch(r"a\d+", column)]
-    wanted = [f"a{i}" for i in range(len(columns))]
-    if set(columns) != set(wanted) or len(columns) > len(OPTION_LETTERS):
+    option_columns = [f"a{i}" for i in range(len(columns))]
+    if set(columns) != set(option_columns) or len(columns) > len(OPTION_LETTERS):
         raise SchemaError(
             f"{file}: found the option columns {', '.join(columns)}; "
-            f"wanted a0, a1, ... with none left out and at most {len(OPTION_LETTERS)}"
+            f"expected a0, a1, ... without gaps and at most {len(OPTION_LETTERS)}"
         )
     rows = []
     for row in table.rows:
-        options = [row.cells[column] for column in wanted]
+        options = [row.cells[column] for column in option_columns]
         while options and not options[-1].strip():
             options.pop()
         rows.append(Row(row.line, {**row.cells, "options": options}))
-    others = [column for column in table.columns if column not in wanted]
-    return Rows(table.file, others, rows, table.rejected)
+    other_columns = [column for column in table.columns if column not in option_columns]
+    return Rows(table.file, other_columns, rows, table.rejected)
 
 
 def _rows_of_split(file: Path, table: Rows, split: str) -> list[Row]:
@@ -152,7 +153,7 @@ def _options(values: Any) -> tuple[str, ...]:
 
 
 def _answer_index(value: Any, options: tuple[str, ...]) -> int | None:
-    """The one option that `value` can mean; None for no value. Two possible meanings are refused, not ranked."""
+    """Return the one option that `value` can mean; None for no value. Raises BadRow for an ambiguous value."""
     n_options = len(options)
     if isinstance(value, int) and not isinstance(value, bool):
         meanings = {value} & set(range(n_options))
@@ -163,7 +164,7 @@ def _answer_index(value: Any, options: tuple[str, ...]) -> int | None:
         meanings = {position for position, option in enumerate(options) if option == answer}
         meanings |= {position for position in range(n_options) if answer in (str(position), OPTION_LETTERS[position])}
     if len(meanings) != 1:
-        wanted = f"an index from 0 to {n_options - 1}, a letter from A to {OPTION_LETTERS[n_options - 1]} or an option's text"
-        several = f"; it could mean the options {sorted(meanings)}" if meanings else ""
-        raise BadRow(f"answer is {value!r}, {wanted} was wanted{several}")
+        expected = f"an index from 0 to {n_options - 1}, a letter from A to {OPTION_LETTERS[n_options - 1]} or an option's text"
+        ambiguity = f"; it could mean the options {sorted(meanings)}" if meanings else ""
+        raise BadRow(f"answer is {value!r}, {expected} was wanted{ambiguity}")
     return meanings.pop()

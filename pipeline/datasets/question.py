@@ -1,9 +1,9 @@
-"""The records of a data set, whatever its files look like: questions, their videos, and the rows that could not be used."""
+"""The records of a data set, independent of its files: questions, their videos, and rejected rows."""
 
 import math
 from dataclasses import dataclass, field
 
-# Official VLEP data set: one question for every item. The models are trained on this very text.
+# The question of every item in the official VLEP data set; the models are trained on this exact text.
 NEXT_EVENT_QUESTION = "Upon observing the provided frames, what is the most probable subsequent event?"
 
 
@@ -19,14 +19,13 @@ class Moment:
 class Question:
     """One question about one video, or about the part of it between `start_seconds` and `end_seconds`.
 
-    `answer_index` is the 0-based position of the right option, None where the data set does not say (test splits).
-    A query that asks for moments has no `options`. A bound that is None is the video's own beginning or end.
-    `question_type` is the data set's own word, "" for none. `moments` are empty where the data set does not give them.
-    `moment_frames` are frames of the video, by their number from 0, that show it, where the data set gives these instead: when
-    they are shown, only the video says.
-    `ratings` say how well each 2 s of the video show it, by several annotators, from the video's beginning; empty likewise.
-    `question_group` is what results are reported under, as the data set's adapter says; "" until the questions are listed.
-    `note` says what was made of odd values in the row (nan or reversed times), "" where nothing was odd.
+    `answer_index` is the 0-based position of the correct option, None if the data set does not give it (test splits).
+    A query for moments has no `options`. A bound of None is the start or end of the video.
+    `question_type` is the data set's name of the type, "" for none. `moments` are empty if the data set does not give them.
+    `moment_frames` are the moments as frame numbers, from 0, if the data set gives these instead of times.
+    `ratings` are several annotators' ratings of each 2 s of the video, from its start; empty if the data set has none.
+    `question_group` is the group under which results are reported, by the data set's adapter; "" until questions are listed.
+    `note` states how unusual values of the row (nan or reversed times) were interpreted; "" if there are none.
     """
 
     question_id: str
@@ -45,17 +44,17 @@ class Question:
 
     @property
     def clip_id(self) -> str:
-        """The id of the part of the video that it is asked about, as the function `clip_id` makes it."""
+        """The id of the part of the video that the question is about, from the function `clip_id`."""
         return clip_id(self.video_id, self.start_seconds, self.end_seconds)
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video by its id and its path below the videos folder, as the data set names it (maybe without an extension).
+    """A video's id and its path below the videos folder, as in the data set (possibly without an extension).
 
-    `other_paths` are where it may lie instead, for data sets whose videos are handed out in more than one layout.
-    `subtitles` names its file of subtitles where the annotations do, and `subtitles_from` is the time of the file, in seconds,
-    at which the video begins.
+    `other_paths` are alternative paths, for data sets that are published in more than one layout.
+    `subtitles` is the name of its subtitle file, if the annotations give it, and `subtitles_from` the time in that file, in
+    seconds, at which the video starts.
     """
 
     video_id: str
@@ -67,7 +66,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Rejected:
-    """An annotation row that could not be used: file name, 1-based line on which the row begins, and why."""
+    """An annotation row that cannot be used: file name, 1-based first line of the row, and the reason."""
 
     file: str
     line: int
@@ -76,7 +75,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Annotations:
-    """One split of a data set: questions in file order, each video they need once, and the rows left out, by line."""
+    """One split of a data set: questions in file order, each of their videos once, and the rejected rows by line."""
 
     questions: list[Question]
     videos: list[Video]
@@ -84,9 +83,9 @@ class Annotations:
 
 
 def clip_id(video_id: str, start_seconds: float | None, end_seconds: float | None) -> str:
-    """The video's id, followed by the bounds where there are any: "abc", "abc[2.5-11.2]", "abc[2.5-]", "abc[-11.2]".
+    """Return the video's id, followed by the bounds, if any: "abc", "abc[2.5-11.2]", "abc[2.5-]", "abc[-11.2]".
 
-    Bounds are written with `repr`, the shortest text that reads back as the same float, so equal ids mean equal clips.
+    Bounds are written with `repr`, the shortest text that parses to the same float, so equal ids mean equal clips.
     Raises ValueError for a bound that is nan or infinite.
     """
     if start_seconds is None and end_seconds is None:
@@ -98,5 +97,5 @@ def _bound(seconds: float | None) -> str:
     if seconds is None:
         return ""
     if not math.isfinite(seconds):
-        raise ValueError(f"a clip bound is {seconds} seconds; a finite number or None was wanted")
-    return repr(float(seconds) + 0.0)  # + 0.0 turns -0.0 into 0.0: the same instant must not have two ids
+        raise ValueError(f"a clip bound is {seconds} seconds; expected a finite number or None")
+    return repr(float(seconds) + 0.0)  # + 0.0 turns -0.0 into 0.0, so that equal times have equal ids

@@ -27,7 +27,7 @@ N_ANNOTATORS = 3
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The queries of one split with their moments and ratings, none in the test split.
+    """Return the queries of one split with their moments and ratings, which the test split does not have.
 
     Raises MissingSourceError or SchemaError.
     """
@@ -36,37 +36,37 @@ def read(path: Path, split: str) -> Annotations:
 
 
 class BadRatings(BadRow):
-    """The ratings of this row cannot be used; its moments can."""
+    """The ratings of this row cannot be used, but its moments can."""
 
 
 def labelled_moments(cells: Mapping[str, Any]) -> tuple[tuple[Moment, ...], str]:
-    """The true moments of a line and a note, as `moments` says; none for a split without published answers."""
+    """Return the true moments of a row and a note, as `moments`; none for a split without published answers."""
     return moments("relevant_windows", cells.get("relevant_windows"), cells.get("duration"))
 
 
 def clip_ratings(cells: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
-    """Three annotators' ratings of every 2 s of a video, 0 for clips that are not listed.
+    """Return three annotators' ratings of every 2 s of a video, 0 for clips that are not listed.
 
-    None where one of the keys `duration`, `relevant_clip_ids` and `saliency_scores` is missing. Raises BadRatings where they
-    do not fit each other or the video.
+    Empty if one of the keys `duration`, `relevant_clip_ids` and `saliency_scores` is missing. Raises BadRatings if they do not
+    fit each other or the video.
     """
-    numbers, given = cells.get("relevant_clip_ids"), cells.get("saliency_scores")
-    if numbers is None or given is None or cells.get("duration") is None:
+    clip_numbers, scores = cells.get("relevant_clip_ids"), cells.get("saliency_scores")
+    if clip_numbers is None or scores is None or cells.get("duration") is None:
         return ()
     duration = seconds("duration", cells["duration"])
     n_clips = int(duration / CLIP_SECONDS) if math.isfinite(duration) else 0
-    for each in given if isinstance(given, list) else [given]:
-        if not (isinstance(each, list) and len(each) == N_ANNOTATORS and all(map(_is_rating, each))):
-            raise BadRatings(f"saliency_scores has {json_text(each)}; [rating 1, rating 2, rating 3] wanted")
-    if not isinstance(numbers, list) or len(numbers) != len(given):
+    for ratings in scores if isinstance(scores, list) else [scores]:
+        if not (isinstance(ratings, list) and len(ratings) == N_ANNOTATORS and all(map(_is_rating, ratings))):
+            raise BadRatings(f"saliency_scores has {json_text(ratings)}; expected [rating 1, rating 2, rating 3]")
+    if not isinstance(clip_numbers, list) or len(clip_numbers) != len(scores):
         raise BadRatings(
-            f"{len(given)} saliency_scores for relevant_clip_ids {json_text(numbers)}; one for each clip wanted"
+            f"{len(scores)} saliency_scores for relevant_clip_ids {json_text(clip_numbers)}; expected one for each clip"
         )
-    for number in numbers:
+    for number in clip_numbers:
         if type(number) is not int or not 0 <= number < n_clips:
-            raise BadRatings(f"relevant_clip_ids has {json_text(number)}; numbers from 0 to {n_clips - 1} wanted")
-    rated = dict(zip(numbers, given, strict=True))
-    return tuple(tuple(map(float, rated.get(number, (0,) * N_ANNOTATORS))) for number in range(n_clips))
+            raise BadRatings(f"relevant_clip_ids has {json_text(number)}; expected numbers from 0 to {n_clips - 1}")
+    ratings_by_clip = dict(zip(clip_numbers, scores, strict=True))
+    return tuple(tuple(map(float, ratings_by_clip.get(number, (0,) * N_ANNOTATORS))) for number in range(n_clips))
 
 
 def _is_rating(value: Any) -> bool:
@@ -78,17 +78,19 @@ def _parse(row: Row) -> tuple[Question, Video]:
     video_id = video_name("vid", cells.get("vid"))
     windows, note = labelled_moments(cells)
     ratings: tuple[tuple[float, ...], ...] = ()
-    why_none = ""
+    rating_note = ""
     try:
         ratings = clip_ratings(cells)
     except BadRatings:  # only the highlight metrics need them
-        why_none = "ratings not used: saliency_scores are not three numbers for each of relevant_clip_ids in the video"
+        rating_note = (
+            "ratings not used: saliency_scores are not three numbers for each of relevant_clip_ids in the video"
+        )
     question = Question(
         question_id=text("qid", cells.get("qid")),
         video_id=video_id,
         question=exact_text("query", cells.get("query")),
         moments=windows,
-        note="; ".join(filter(None, [note, why_none])),
+        note="; ".join(filter(None, [note, rating_note])),
         ratings=ratings,
     )
     return question, Video(video_id, f"{video_id}.mp4")

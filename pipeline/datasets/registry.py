@@ -1,4 +1,4 @@
-"""Which data sets there are: those in the files of this folder, and other people's by the entry points `sevila.datasets`."""
+"""The available data sets: those in this folder's files, and those of other packages by entry points `sevila.datasets`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pipeline.datasets.adapter import About, Adapter
 from pipeline.datasets.question import Annotations
 from pipeline.registry import Registry, call_problem, failure, in_folder
 
-WANTED = ("name", "about", "read")
+REQUIRED_MEMBERS = ("name", "about", "read")
 
 
 def adapter_names() -> list[str]:
-    """The names of all data sets, ascending; other people's code is not loaded for that."""
+    """Return the names of all data sets, ascending, without loading those of other packages."""
     return ADAPTERS.names()
 
 
 def adapter_named(name: str) -> Adapter:
-    """The adapter called `name`. Raises as `Registry.named`: RecipeError that names the nearest one there is."""
+    """Return the adapter called `name`. Raises as `Registry.named`."""
     return ADAPTERS.named(name)
 
 
 def read_split(adapter: Adapter, path: Path, split: str) -> Annotations:
-    """Return what an adapter reads; what other people's raises that is no error of files is a `SevilaError` that says where."""
+    """Return what an adapter reads; an unexpected exception of another package's adapter becomes a `SevilaError`."""
     try:
         return adapter.read(path, split)
     except (SevilaError, OSError):
@@ -43,14 +43,15 @@ def _declared(module: Any) -> dict[str, Adapter]:
 
 
 def _problem(value: Any, name: str) -> str:
-    missing = [attribute for attribute in WANTED if not hasattr(value, attribute)]
-    what = f"the module {value.__name__}" if isinstance(value, ModuleType) else f"a {type(value).__name__}"
+    missing = [member for member in REQUIRED_MEMBERS if not hasattr(value, member)]
+    kind = f"the module {value.__name__}" if isinstance(value, ModuleType) else f"a {type(value).__name__}"
     if missing:
-        return f"{what} without {', '.join(missing)}; a module with {', '.join(WANTED)} was wanted"
+        return f"{kind} without {', '.join(missing)}; expected a module with {', '.join(REQUIRED_MEMBERS)}"
     if not isinstance(value.about, About) or value.name != name:
-        return f"{what} whose name is {value.name!r} and whose about is a {type(value.about).__name__}; {name!r}, an About wanted"
+        about = type(value.about).__name__
+        return f"{kind} with the name {value.name!r} and an about of type {about}; expected {name!r} and About"
     problem = call_problem(value.read, Path(), "")
-    return f"{what} whose read cannot be called with (path, split): {problem}" if problem else ""
+    return f"{kind} whose read cannot be called with (path, split): {problem}" if problem else ""
 
 
 ADAPTERS = Registry("data set", "sevila.datasets", partial(in_folder, pipeline.datasets, _declared), _problem)

@@ -1,4 +1,4 @@
-"""Annotation files -> rows with line numbers -> Annotations. A bad row is kept with its reason, never guessed at."""
+"""Annotation files -> rows with line numbers -> Annotations. A bad row is rejected with a reason, never guessed at."""
 
 import csv
 import io
@@ -18,14 +18,14 @@ from pipeline.datasets.values import BadRow, clip, exact_text, option_index, spl
 
 logger = logging.getLogger(__name__)
 
-LONGEST_CELL = 1 << 17  # characters; a quote that is closed far below makes longer ones of whole files
+LONGEST_CELL = 1 << 17  # characters; an unclosed quote makes longer cells of many lines
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row by column name, and the 1-based physical line on which it begins.
+    """The cells of a row by column name, and the 1-based physical line on which the row begins.
 
-    `place` says which object of the line it is, for files that are one line as a whole; it begins the row's reasons.
+    `place` names the object within the line, for JSON lists, which may be a single line; it is the prefix of the row's reasons.
     """
 
     line: int
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one file in file order, the names of all columns it has, and the rows that could not be read."""
+    """The rows of one file in file order, the names of all its columns, and the rows that could not be read."""
 
     file: str
     columns: list[str]
@@ -44,12 +44,12 @@ class Rows:
 
 
 def read_csv(path: Path, required: Sequence[str], columns: Sequence[str] = ()) -> Rows:
-    """Comma-separated rows below a header that has at least the `required` columns, in any order; others come along.
+    """Return the comma-separated rows below a header with at least the `required` columns, in any order.
 
-    `columns` are the names of all columns of a file that has no header.
+    `columns` are the names of all columns of a file without a header.
 
-    Raises SchemaError for a file without rows, for a header that is missing, unreadable, lacks a required column or has a
-    column twice, and for a file without a header of which no line has the wanted number of cells.
+    Raises SchemaError for a file without rows, for a header that is missing, unreadable, lacks a required column or repeats a
+    column, and for a file without a header in which no line has the expected number of cells.
     """
     header = list(columns)
     rows, rejected = [], []
@@ -61,27 +61,27 @@ def read_csv(path: Path, required: Sequence[str], columns: Sequence[str] = ()) -
         elif not header:
             header = checked_header(path, cells, required)
         elif len(cells) != len(header):
-            wanted = f"{len(header)} were wanted" if columns else f"the header has {len(header)}"
-            reason = f"{len(cells)} cells, {wanted}: a line cut short, or a comma outside quotes?"
+            expected = f"{len(header)} were wanted" if columns else f"the header has {len(header)}"
+            reason = f"{len(cells)} cells, {expected}: a line cut short, or a comma outside quotes?"
             rejected.append(Rejected(path.name, line, reason))
         else:
             rows.append(Row(line, dict(zip(header, cells, strict=True))))
     if not header:
-        raise SchemaError(f"{path}: the file is empty; a header with the columns {', '.join(required)} was wanted")
+        raise SchemaError(f"{path}: the file is empty; expected a header with the columns {', '.join(required)}")
     if not rows and (columns or not rejected):
-        why = f"no usable line (line {rejected[0].line}: {rejected[0].reason})" if rejected else "no rows"
-        raise SchemaError(f"{path}: {why}; one question per row was wanted, with the columns {', '.join(header)}")
+        problem = f"no usable line (line {rejected[0].line}: {rejected[0].reason})" if rejected else "no rows"
+        raise SchemaError(f"{path}: {problem}; expected one question per row, with the columns {', '.join(header)}")
     return Rows(path.name, header, rows, rejected)
 
 
 def csv_lines(path: Path) -> Iterator[tuple[int, list[str], str]]:
-    """The line on which each row begins, its cells, and "", or no cells and what is wrong with it. Blank rows are skipped."""
+    """Yield the first line of each row, its cells, and ""; for a bad row no cells and the reason. Blank rows are skipped."""
     content = read_text(path)
     warn_if_cut(path, content)
-    csv.field_size_limit(max(len(content), LONGEST_CELL))  # its own limit ends a row in the middle of a cell
+    csv.field_size_limit(max(len(content), LONGEST_CELL))  # the default limit would end a row in the middle of a cell
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     while True:
-        line = reader.line_num + 1  # where the row begins: a quoted cell may run over several lines
+        line = reader.line_num + 1  # the first of the row: a quoted cell may have several lines
         try:
             cells = next(reader)
         except StopIteration:
@@ -92,7 +92,7 @@ def csv_lines(path: Path) -> Iterator[tuple[int, list[str], str]]:
         problem = _cell_problem(cells, line, reader.line_num)
         if problem:
             yield line, [], problem
-        elif any(cell.strip() for cell in cells):  # not blank, nor the ",,,," that spreadsheets leave at the end
+        elif any(cell.strip() for cell in cells):  # skips blank rows and the ",,,," that spreadsheets append
             yield line, cells, ""
 
 
@@ -108,33 +108,33 @@ def _cell_problem(cells: list[str], first_line: int, last_line: int) -> str:
 
 
 def _csv_reason(error: csv.Error, first_line: int, last_line: int) -> str:
-    # A quote that is never closed swallows the lines behind it: say how many, they are lost with this row.
+    # An unclosed quote joins the following lines to this row, so they are lost with it.
     span = f"lines {first_line} to {last_line} read as one row: " if last_line > first_line else ""
     return f"{span}not CSV, a quote is not closed or not alone in its cell ({error})"
 
 
 def checked_header(path: Path, cells: list[str], required: Sequence[str]) -> list[str]:
-    """The names of a header's columns; raises SchemaError unless they are `required` ones and others, each once."""
+    """Return the column names of a header; raise SchemaError if a `required` one is missing or a name is repeated."""
     header = [cell.strip() for cell in cells]
     missing = [name for name in required if name not in header]
     if missing:
         raise SchemaError(
             f"{path}: no column {', '.join(missing)}; found {', '.join(header)}; "
-            f"wanted a first line with {', '.join(required)}, separated by commas"
+            f"expected a first line with {', '.join(required)}, separated by commas"
         )
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:
-        raise SchemaError(f"{path}: the header has {', '.join(twice)} twice; rename one")
+    repeated = sorted({name for name in header if name and header.count(name) > 1})
+    if repeated:
+        raise SchemaError(f"{path}: the header has {', '.join(repeated)} twice; rename one")
     return header
 
 
 def read_jsonl(path: Path, required: Sequence[str] = ()) -> Rows:
-    """One JSON object a line.
+    """Return the JSON objects of a file with one object per line.
 
-    Raises SchemaError if not a single line is one, or if none of them has one of the `required` keys.
+    Raises SchemaError if no line is an object, or if a `required` key is in none of them.
     """
     rows, rejected = [], []
-    for line, content in enumerate(read_text(path).split("\n"), start=1):  # splitlines() would also cut at U+2028
+    for line, content in enumerate(read_text(path).split("\n"), start=1):  # splitlines() also splits at U+2028
         if not content.strip():
             continue
         try:
@@ -147,15 +147,15 @@ def read_jsonl(path: Path, required: Sequence[str] = ()) -> Rows:
         else:
             rejected.append(Rejected(path.name, line, f"a JSON {type(cells).__name__}, an object was wanted"))
     if not rows:
-        why = f"line {rejected[0].line}: {rejected[0].reason}" if rejected else "the file is empty"
-        raise SchemaError(f"{path}: no line is a JSON object ({why}); one question per line was wanted")
+        problem = f"line {rejected[0].line}: {rejected[0].reason}" if rejected else "the file is empty"
+        raise SchemaError(f"{path}: no line is a JSON object ({problem}); expected one question per line")
     return _checked_keys(path, rows, rejected, required)
 
 
 def read_json_list(path: Path, required: Sequence[str], keep: Collection[str] = ()) -> Rows:
-    """The objects of one JSON list; of their keys only those in `keep`, if it names any.
+    """Return the objects of a JSON list, with the keys in `keep`, or all if it is empty.
 
-    Raises SchemaError if the file is not a list of objects, is cut short, or none of them has one of the `required` keys.
+    Raises SchemaError if the file is not a list of objects, is cut short, or if a `required` key is in none of them.
     """
     rows, rejected = [], []
     for number, line, value in json_items(path, read_text(path)):
@@ -165,17 +165,17 @@ def read_json_list(path: Path, required: Sequence[str], keep: Collection[str] = 
         else:
             rejected.append(Rejected(path.name, line, f"{place}a JSON {type(value).__name__}, an object was wanted"))
     if not rows:
-        raise SchemaError(f"{path}: the list holds no JSON object; one per question was wanted")
+        raise SchemaError(f"{path}: the list holds no JSON object; expected one per question")
     return _checked_keys(path, rows, rejected, required)
 
 
 def json_items(path: Path, content: str) -> Iterator[tuple[int, int, Any]]:
-    """The number from 1, the line and the value of each item of a JSON list, one decoded after the other."""
+    """Yield the number (from 1), the line and the value of each item of a JSON list, decoded one by one."""
 
     blanks = re.compile(r"[ \t\r\n]*")
 
     def skip_blanks(start: int) -> int:
-        return blanks.match(content, start).end()  # type: ignore[union-attr]  # it matches no blanks, too
+        return blanks.match(content, start).end()  # type: ignore[union-attr]  # also matches ""
 
     decode = json.JSONDecoder(object_pairs_hook=as_object).raw_decode
     position = skip_blanks(0)
@@ -212,7 +212,7 @@ def _checked_keys(path: Path, rows: list[Row], rejected: list[Rejected], require
     if missing:
         raise SchemaError(
             f"{path}: no object has the key {', '.join(missing)}; found {', '.join(columns) or 'none'}; "
-            f"wanted {', '.join(required)}"
+            f"expected {', '.join(required)}"
         )
     return Rows(path.name, columns, rows, rejected)
 
@@ -220,8 +220,9 @@ def _checked_keys(path: Path, rows: list[Row], rejected: list[Rejected], require
 def collect(
     file: str, rows: Iterable[Row], rejected: Iterable[Rejected], parse: Callable[[Row], tuple[Question, Video]]
 ) -> Annotations:
-    """Parse every row; those that raise BadRow, repeat a question id, or place a video where another row does not, join
-    `rejected`, which comes back by line.
+    """Parse every row; reject those that raise BadRow, repeat a question id, or give a video another path than an earlier row.
+
+    The rejected rows, sorted by line, include `rejected`.
     """
     questions: list[Question] = []
     videos: dict[str, Video] = {}
@@ -248,7 +249,7 @@ def collect(
 
 
 def question_of_clip(cells: Mapping[str, Any], option_keys: Sequence[str]) -> Question:
-    """The question of a row in the keys that TVQA and How2QA share: a clip of a video as `ts`, and a key for each option.
+    """Return the question of a row with the keys of TVQA and How2QA: a clip of a video as `ts`, and a key per option.
 
     Raises BadRow.
     """
@@ -267,7 +268,7 @@ def question_of_clip(cells: Mapping[str, Any], option_keys: Sequence[str]) -> Qu
 
 
 def collect_split(about: About, table: Rows, parse: Callable[[Row], tuple[Question, Video]]) -> Annotations:
-    """`collect`, with a warning where the file has another number of questions than its owners say, or odd values."""
+    """Call `collect`, and warn of a number of questions other than published, and of unusual values."""
     n_rows = len(table.rows) + len(table.rejected)
     for file in about.split_files():
         if file.name == table.file and file.n_questions not in (None, n_rows):
@@ -275,8 +276,8 @@ def collect_split(about: About, table: Rows, parse: Callable[[Row], tuple[Questi
                 "%s has %d questions; %s's has %d as published", file.name, n_rows, about.title, file.n_questions
             )
     annotations = collect(table.file, table.rows, table.rejected, parse)
-    odd = [question for question in annotations.questions if question.note]
-    if odd:
-        first = f"{odd[0].question_id}: {odd[0].note}"
-        logger.warning("%s: odd values in %d questions, used as noted (%s)", table.file, len(odd), first)
+    noted = [question for question in annotations.questions if question.note]
+    if noted:
+        example = f"{noted[0].question_id}: {noted[0].note}"
+        logger.warning("%s: odd values in %d questions, used as noted (%s)", table.file, len(noted), example)
     return annotations

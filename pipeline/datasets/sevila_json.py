@@ -1,7 +1,7 @@
-"""The official SeViLA code's own files, `{split}.json`: one JSON list a split, the same keys for all six data sets.
+"""The files of the official SeViLA code, `{split}.json`: one JSON list per split, with the same keys for all six data sets.
 
-Its preprocessing writes video, qid, num_option, question, a0, ..., answer and, where the question is about a part of the
-video, start and end; for QVHighlights query, duration and relevant_windows. Which data set it is, is in the ids.
+Its preprocessing writes video, qid, num_option, question, a0, ..., answer and, for a question about a part of the video, start
+and end; for QVHighlights query, duration and relevant_windows. The ids identify the data set.
 """
 
 from collections.abc import Collection
@@ -18,10 +18,10 @@ name = "sevila_json"
 about = About(
     title="re-formatted files of the official SeViLA code",
     splits={split: (SplitFile(f"{split}.json", None),) for split in ("train", "val", "test")},
-    videos="as for the data set the file was made from",
+    videos="as in the original data set",
     published="https://github.com/Yui010206/SeViLA (sevila_data: the notebook that writes them)",
-    licence="that of the data set the file was made from",
-    prompt="",  # next_event for files made from VLEP, moment for those from QVHighlights, else multiple_choice
+    licence="that of the original data set",
+    prompt="",  # next_event for VLEP, moment for QVHighlights, else multiple_choice
 )
 pooled_types = nextqa.pooled_types
 
@@ -29,28 +29,28 @@ MAX_OPTIONS = 26
 
 
 def headline(question_types: Collection[str]) -> Headline:
-    """As the data set that the file was made from reports: files of STAR by the mean of its four types."""
+    """Return the headline of the original data set: for STAR the mean of its four types."""
     is_star = bool(question_types) and set(question_types) <= set(star.TYPES)
     return star.headline if is_star else "overall"
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The questions of one file. Raises MissingSourceError or SchemaError."""
+    """Return the questions of one file. Raises MissingSourceError or SchemaError."""
     (file,) = find_files(about, path, split)
     return collect_split(about, read_json_list(file, ("video", "qid")), _parse)
 
 
 def group(question_type: str) -> str:
-    """The group that the type has in the data set it is from; "" for none."""
-    own = (nextqa.group(question_type), star.group(question_type), vlep.group(question_type))
-    return next(filter(None, own), question_type if question_type in tvqa.SHOWS.values() else "")
+    """Return the group of the type in the original data set; "" for none."""
+    groups = (nextqa.group(question_type), star.group(question_type), vlep.group(question_type))
+    return next(filter(None, groups), question_type if question_type in tvqa.SHOWS.values() else "")
 
 
 def _parse(row: Row) -> tuple[Question, Video]:
     cells = row.cells
     question_id = text("qid", cells.get("qid"))
     video_id = video_name("video", cells.get("video"))
-    # The same tests as in the official data set code, so that a question is read as the kind that it reads it as.
+    # The same tests of ids as in the official data set code.
     if "QVHighlight" in question_id:
         return _query(question_id, video_id, cells), Video(video_id, f"{video_id}.mp4")
     is_vlep = "VLEP" in question_id
@@ -83,7 +83,7 @@ def _query(question_id: str, video_id: str, cells: dict[str, Any]) -> Question:
 
 
 def _options(cells: dict[str, Any]) -> tuple[str, ...]:
-    """The first `num_option` of a0, a1, ...; without that key (VLEP in some versions) as many as there are."""
+    """Return the first `num_option` of a0, a1, ...; all if that key is missing (some versions of VLEP)."""
     count = cells.get("num_option")
     if count is None:
         count = next((index for index in range(MAX_OPTIONS) if f"a{index}" not in cells), MAX_OPTIONS)
@@ -93,10 +93,10 @@ def _options(cells: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _question_type(question_id: str, video_id: str) -> str:
-    """NExT-QA's and STAR's ids begin with the type; VLEP's source and TVQA's show are in the clip's name; else ""."""
-    beginning = question_id.split("_")[0]
-    if nextqa.group(beginning) or star.group(beginning):
-        return beginning
-    if beginning == "VLEP":
+    """Return the type from the id (NExT-QA, STAR), VLEP's source or TVQA's show from the clip's name, else ""."""
+    prefix = question_id.split("_")[0]
+    if nextqa.group(prefix) or star.group(prefix):
+        return prefix
+    if prefix == "VLEP":
         return vlep.source(video_id)
     return tvqa.SHOWS.get(tvqa.show_prefix(video_id), "")

@@ -1,7 +1,7 @@
 """Shapes, the embedded data set that `sevila demo` writes: `shapes_{split}.jsonl` beside a folder of rendered videos.
 
 The splits train, val, test and long (videos of ten minutes) hold multiple-choice questions; the split moments holds queries
-without options. All of them give the moments that show the answer.
+without options. All have true moments.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ about = About(
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The questions or queries of one split, with their moments. Raises MissingSourceError or SchemaError."""
+    """Return the questions or queries of one split, with their moments. Raises MissingSourceError or SchemaError."""
     (file,) = find_files(about, path, split)
     return collect_split(about, read_jsonl(file, ("question_id", "video", "question")), _parse)
 

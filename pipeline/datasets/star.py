@@ -24,18 +24,18 @@ about = About(
 headline: Headline = "mean_of_groups"  # the paper's average is the unweighted mean of the four types
 
 TYPES = ("Interaction", "Sequence", "Prediction", "Feasibility")
-# The situation graphs and programs, most of the file, are dropped while it is read.
+# Situation graphs and programs, most of the file, are not kept.
 KEYS = ("question_id", "question", "video_id", "start", "end", "choices", "answer")
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The questions of one split, each about a part of a video. Raises MissingSourceError or SchemaError."""
+    """Return the questions of one split, each about a part of a video. Raises MissingSourceError or SchemaError."""
     (file,) = find_files(about, path, split)
     return collect_split(about, read_json_list(file, KEYS[:-1], KEYS), _parse)
 
 
 def group(question_type: str) -> str:
-    """The type itself, of which there are four; "" for another."""
+    """Return the type if it is one of the four, else ""."""
     return question_type if question_type in TYPES else ""
 
 
@@ -60,7 +60,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
 
 
 def _options(choices: object) -> tuple[str, ...]:
-    """The choices in file order, as the official preprocessing numbers them; `choice_id` is not read."""
+    """Return the choices in file order, as the official preprocessing numbers them; `choice_id` is ignored."""
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(choice, dict) for choice in choices):
         raise BadRow('choices is no list of at least two {"choice_id": ..., "choice": ...}')
     return tuple(exact_text(f"choice {index}", choice.get("choice")) for index, choice in enumerate(choices))

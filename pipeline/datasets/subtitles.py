@@ -1,7 +1,7 @@
-"""What is said in the videos of a data set, and when: subtitle files in the formats in which they are handed out.
+"""Subtitles of a data set's videos, in the formats in which they are published.
 
 `.srt` and `.vtt`, and LongVideoBench's `.json`: a list of `{"timestamp": [start, end], "text"}` in seconds, or of
-`{"start", "end", "line"}` as in 00:00:01.500.
+`{"start", "end", "line"}` with times as in 00:00:01.500.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from pipeline.datasets.values import BadRow, clip, exact_text, seconds
 
 TIMED_TEXT = (".srt", ".vtt")
 SUFFIXES = (*TIMED_TEXT, ".json")
-# A language as subtitles are named by, and what else players and downloaders append: a.en.vtt, a.pt-BR.srt, a.en.forced.srt.
+# The language in a file name, and the suffixes of players and downloaders: a.en.vtt, a.pt-BR.srt, a.en.forced.srt.
 LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*(\.(forced|sdh|cc|hi|default|auto))?")
-LINE_END = re.compile(r"\r\n|\r|\n")  # and no other: subtitles may hold U+2028
+LINE_END = re.compile(r"\r\n|\r|\n")  # no others: subtitles may contain U+2028
 CUT_TIMES = re.compile(r"\s*\d+:[\d:.,]*\s*-{0,2}\s*")  # a line of times that ends before "-->"
-STYLE = re.compile(r"\{\\[^}]*\}")  # "{\an8}": some SubRip files place their cues so
+STYLE = re.compile(r"\{\\[^}]*\}")  # "{\an8}": the position of a cue in some SubRip files
 
 
 class Cue(NamedTuple):
-    """A piece of what is said, and when it is shown, in seconds from the video's beginning; the end may be infinite."""
+    """A piece of text and its display time, in seconds from the start of the video; the end may be infinite."""
 
     start_seconds: float
     end_seconds: float
@@ -45,15 +45,15 @@ class Cues:
     """The subtitles of one video."""
 
     def __init__(self, start_seconds: np.ndarray, end_seconds: np.ndarray, texts: np.ndarray) -> None:
-        """Args: [N] each. One of less than a second is taken to last one, about its middle, as LongVideoBench takes it."""
-        with np.errstate(invalid="ignore"):  # the middle of one without an end, which is not used
+        """Args: [N] each. A cue of less than a second lasts one second around its middle, as in LongVideoBench."""
+        with np.errstate(invalid="ignore"):  # the middle of a cue without an end, which is not used
             middle, is_short = (start_seconds + end_seconds) / 2, end_seconds - start_seconds < 1
         self._start = np.where(is_short, middle - 0.5, start_seconds)
         self._end = np.where(is_short, middle + 0.5, end_seconds)
         self._texts = texts
 
     def shown_at(self, seconds: float) -> str:
-        """Return the texts that are shown then, with a space between them, as LongVideoBench's loader gives them with a frame."""
+        """Return the texts displayed at this time, joined by spaces, as in LongVideoBench's loader."""
         return " ".join(self._texts[(self._start <= seconds) & (seconds < self._end)])
 
 
@@ -61,7 +61,7 @@ NO_CUES = Cues(np.empty(0), np.empty(0), np.empty(0, object))
 
 
 def video_without_language(video_id: str) -> list[str]:
-    """["a"] for "a.en", the video that subtitles of one language among several belong to; else []."""
+    """Return ["a"] for "a.en", the video of subtitles in one of several languages; else []."""
     for start in (index for index, character in enumerate(video_id) if character == "."):
         if LANGUAGE.fullmatch(video_id, start) and not video_id[:start].endswith(("/", ".")) and start:
             return [video_id[:start]]
@@ -69,48 +69,49 @@ def video_without_language(video_id: str) -> list[str]:
 
 
 def subtitle_files(about: About, path: Path) -> dict[Path, str]:
-    """Every file of subtitles that belongs to the annotations at `path`, a folder or file, and its name below its folder.
+    """Return every subtitle file that belongs to the annotations at `path`, a folder or file, with its name below its folder.
 
     Raises MissingSourceError if there is no such folder.
     """
-    beside = path if path.is_dir() else path.parent
-    folder = next((beside / name for name in about.subtitles if (beside / name).is_dir()), None)
+    parent = path if path.is_dir() else path.parent
+    folders = [parent / name for name in about.subtitles]
+    folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
-        wanted = " or ".join(str(beside / name) for name in about.subtitles)
         raise MissingSourceError(
-            f"{wanted}: no such folder; the subtitles of {about.title} were wanted there, or list_questions.subtitles = false"
+            f"{' or '.join(map(str, folders))}: no such folder; expected the subtitles of {about.title} there, or "
+            "list_questions.subtitles = false"
         )
-    named = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file())
-    return {file: file.relative_to(folder).as_posix() for file in named}
+    files = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file())
+    return {file: file.relative_to(folder).as_posix() for file in files}
 
 
 def files_of_videos(videos: Iterable[Video], names: Mapping[Path, str]) -> dict[str, Path]:
-    """The file of subtitles of each video that has one, by the video's id: as its annotations say, or of the video's name."""
+    """Return the subtitle file of each video that has one, by video id: as in the annotations, or by the video's name."""
     by_name = {name: file for file, name in names.items()}
     stems = {name: name[: -len(file.suffix)] for file, name in names.items()}
     by_stem = {other: by_name[name] for name, stem in reversed(stems.items()) for other in video_without_language(stem)}
     by_stem |= {stem: by_name[name] for name, stem in reversed(stems.items())}
-    of_name, of_stem = _in_any_form(by_name), _in_any_form(by_stem)
-    wanted: dict[str, Path] = {}
+    find_name, find_stem = _normalized_lookup(by_name), _normalized_lookup(by_stem)
+    files: dict[str, Path] = {}
     for video in videos:
-        stem_of_path = video.path.removesuffix(Path(video.path).suffix)
-        places = (of_name(video.subtitles), *map(of_stem, (video.video_id, video.path, stem_of_path)))
-        file = next(filter(None, places), None)
+        path_stem = video.path.removesuffix(Path(video.path).suffix)
+        candidates = (find_name(video.subtitles), *map(find_stem, (video.video_id, video.path, path_stem)))
+        file = next(filter(None, candidates), None)
         if file is not None:
-            wanted[video.video_id] = file
-    return wanted
+            files[video.video_id] = file
+    return files
 
 
-def _in_any_form(files: Mapping[str, Path]) -> Callable[[str], Path | None]:
-    """Return what finds a file by its name as it is, else in another Unicode form: disks of Macs keep one that nobody types."""
+def _normalized_lookup(files: Mapping[str, Path]) -> Callable[[str], Path | None]:
+    """Return a lookup by exact name, else by the name in NFC: file systems of Macs may store another Unicode form."""
     composed = {normalize("NFC", name): file for name, file in files.items()}
     return lambda name: files.get(name) or composed.get(normalize("NFC", name))
 
 
 def read_cues(file: Path, from_seconds: float = 0.0) -> list[Cue]:
-    """The cues of a file that have a text; times are counted from `from_seconds` of the file, where the video begins.
+    """Return the cues of a file that have a text; times are relative to `from_seconds` in the file, the start of the video.
 
-    Raises SchemaError, with the line, for what is no cue.
+    Raises SchemaError, with the line, for an invalid cue.
     """
     cues = list(_json_cues(file) if file.suffix.lower() == ".json" else _timed_cues(file))
     return [Cue(start - from_seconds, end - from_seconds, text) for start, end, text in cues]
@@ -129,11 +130,11 @@ def _json_cues(file: Path) -> Iterator[Cue]:
 def _json_cue(item: Any) -> Cue:
     if not isinstance(item, dict):
         raise BadRow(
-            f"a JSON {type(item).__name__}; an object with timestamp and text, or start, end and line, was wanted"
+            f"a JSON {type(item).__name__}; expected an object with timestamp and text, or start, end and line"
         )
     times = item.get("timestamp", [item.get("start"), item.get("end")])
     if not isinstance(times, list) or len(times) != 2:
-        raise BadRow(f"timestamp is {times!r:.80}; [start, end] was wanted")
+        raise BadRow(f"timestamp is {times!r:.80}; expected [start, end]")
     start = _json_seconds("start", times[0])
     end = math.inf if times[1] is None else _json_seconds("end", times[1])  # null: to the video's end
     words = item.get("text", item.get("line"))
@@ -145,7 +146,7 @@ def _json_seconds(what: str, value: Any) -> float:
     is_clock = isinstance(value, str) and re.fullmatch(r"\d+:\d+:\d+(\.\d+)?", value)
     number = _seconds(value) if is_clock else seconds(what, value)
     if not math.isfinite(number):
-        raise BadRow(f"{what} is {value!r}; seconds, or hours:minutes:seconds as in 00:01:02.500, were wanted")
+        raise BadRow(f"{what} is {value!r}; expected seconds, or hours:minutes:seconds as in 00:01:02.500")
     return number
 
 
@@ -159,13 +160,15 @@ def _timed_cues(file: Path) -> Iterator[Cue]:
         if cue and cue.text:
             yield cue
     if not cues and file.suffix.lower() == ".srt" and read_text(file).strip():
-        raise SchemaError(f"{file}: line 1: no cue begins here or below; 00:00:01,000 --> 00:00:02,500 was wanted")
+        raise SchemaError(
+            f"{file}: line 1: no cue begins here or below; expected times as in 00:00:01,000 --> 00:00:02,500"
+        )
 
 
 def written_cues(file: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield the 1-based line of each cue's times, that line and the lines of its text; cut ones too.
+    """Yield, for each cue, truncated ones included, the 1-based number of its line of times, that line, and its text lines.
 
-    Raises MissingSourceError or SchemaError for what is no such file.
+    Raises MissingSourceError or SchemaError for another file.
     """
     lines = LINE_END.split(read_text(file))
     is_vtt = file.suffix.lower() == ".vtt"
@@ -175,7 +178,7 @@ def written_cues(file: Path) -> Iterator[tuple[int, str, list[str]]]:
 
 
 def _cues(lines: list[str], is_vtt: bool) -> Iterator[tuple[int, str, list[str]]]:
-    # The library parses whole files as well, but leaves out what it cannot parse without a word.
+    # webvtt also parses whole files, but silently skips what it cannot parse.
 
     def begins_block(index: int) -> bool:
         return (
@@ -191,7 +194,7 @@ def _cues(lines: list[str], is_vtt: bool) -> Iterator[tuple[int, str, list[str]]
     starts = [index for index, line in enumerate(lines) if "-->" in line or is_cut(index)]
     filled = [index for index, line in enumerate(lines) if line.strip()]
     if not is_vtt and filled and lines[filled[-1]].strip().isdigit() and begins_block(filled[-1]):
-        starts.append(filled[-1])  # a file that ends behind the number of a cue
+        starts.append(filled[-1])  # the file ends after the number of a cue
     for start, end in zip(starts, [*starts, len(lines)][1:], strict=True):
         payload = lines[start + 1 : end]
         if is_vtt:
@@ -203,8 +206,8 @@ def _cues(lines: list[str], is_vtt: bool) -> Iterator[tuple[int, str, list[str]]
 
 
 def parsed_cue(times: str, payload: list[str], file: Path) -> tuple[Cue, str]:
-    """Return one cue of a file and a note, "" where nothing is odd. Raises BadRow."""
-    import webvtt  # here, as most commands read no subtitles
+    """Return one cue of a file and a note on unusual values, "" for none. Raises BadRow."""
+    import webvtt  # imported here because most commands read no subtitles
     from webvtt.errors import MalformedCaptionError, MalformedFileError
 
     is_vtt = file.suffix.lower() == ".vtt"

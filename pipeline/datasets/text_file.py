@@ -1,4 +1,4 @@
-"""Reading an annotation file, most often as text, and keeping the digest of what was read."""
+"""Reading of annotation files, as bytes, text or a JSON object, and recording of their digests."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ _digests: ContextVar[dict[Path, str] | None] = ContextVar("digests", default=Non
 
 @contextmanager
 def digests_of_what_is_read() -> Iterator[Mapping[Path, str]]:
-    """Yield the SHA-256 of each annotation file that is read in the block: of the very bytes that are parsed."""
+    """Yield the SHA-256 of each annotation file read in the block, of exactly the bytes that are parsed."""
     read: dict[Path, str] = {}
     token = _digests.set(read)
     try:
@@ -30,7 +30,7 @@ def digests_of_what_is_read() -> Iterator[Mapping[Path, str]]:
 
 
 def read_bytes(path: Path, kind: str = "annotation file") -> bytes:
-    """The file's bytes; `kind` is what was wanted, for people. Raises MissingSourceError if it cannot be read."""
+    """Return the file's bytes; `kind` names the expected file in messages. Raises MissingSourceError if it cannot be read."""
     try:
         with open_file(path) as stream:
             data = stream.read()
@@ -44,17 +44,17 @@ def read_bytes(path: Path, kind: str = "annotation file") -> bytes:
 
 
 def read_text(path: Path, kind: str = "annotation file") -> str:
-    """The file's text without byte order marks, line ends as they are; `kind` as for `read_bytes`.
+    """Return the file's text without byte order marks, with unchanged line ends; `kind` as for `read_bytes`.
 
-    Raises MissingSourceError if it cannot be read, SchemaError for what is no text (a packed file, a page that a server gave
-    instead), with the byte offset if it is not UTF-8.
+    Raises MissingSourceError if it cannot be read, SchemaError if it is not text (an archive, an HTML page of a server), with
+    the byte offset if it is not UTF-8.
     """
     data = read_bytes(path, kind)
     problem = no_text(data[:HEAD_BYTES])
     if problem:
         raise SchemaError(f"{path}: {problem}")
     try:
-        # Not "utf-8-sig": it counts the offset of a bad byte from behind the mark.
+        # Not "utf-8-sig", which counts the offset of a bad byte from after the mark.
         return data.decode("utf-8").lstrip("\ufeff")
     except UnicodeDecodeError as error:
         problem = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
@@ -62,7 +62,7 @@ def read_text(path: Path, kind: str = "annotation file") -> str:
 
 
 def read_json_object(path: Path, example: str) -> dict[str, Any]:
-    """The object that a JSON file holds; `example` is one, for people. Raises like `read_text`, SchemaError for anything else."""
+    """Return the object in a JSON file; `example` shows one in messages. Raises as `read_text`, SchemaError for another value."""
     content = read_text(path)
     try:
         value = json.loads(content, object_pairs_hook=as_object)
@@ -82,7 +82,7 @@ def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def warn_if_cut(path: Path, content: str) -> None:
-    """Warn of a CSV file without a last line end: cut inside its last cell, it looks whole otherwise."""
+    """Warn of a CSV file without a final line end, the only sign of a file cut inside its last cell."""
     if content and not content.endswith(("\n", "\r")):
         last = content.splitlines()[-1]
         logger.warning(

@@ -1,10 +1,9 @@
-"""A folder of subtitles: what is said while is a weak label of when it is to be seen (the paper's table 13 pre-trains on such).
+"""A folder of subtitles as weak moment labels, on the assumption that speech matches the picture (the paper's table 13).
 
-One `.srt` or `.vtt` file a video, of its name: `talks/a.srt` is about `talks/a`, and so is `talks/a.en.srt` unless there is a
-video `talks/a.en`. Every cue becomes a query for the moment at
-which it is shown. Cues of one video with the same text ("Yes.") are one query with several moments: a frame of one would be a
-wrong "no" of the other. Their line breaks and markup are removed; cues that hold no word (`[Music]`) or last no time are left
-out with the reason.
+One `.srt` or `.vtt` file per video, with its name: `talks/a.srt` is about `talks/a`, and so is `talks/a.en.srt` unless there is
+a video `talks/a.en`. Every cue becomes a query for the moment at which it is displayed. Cues of one video with the same text
+("Yes.") are one query with several moments, or frames of one would be wrong negatives of the other. Line breaks and markup are
+removed; cues without words (`[Music]`) or of no duration are rejected with the reason.
 """
 
 from __future__ import annotations
@@ -38,39 +37,37 @@ about = About(
     name_says=_name_says,
 )
 
-NO_WORDS = re.compile(r"\[[^]]*\]|\([^)]*\)")  # what is heard, not said: "[Music]", "(applause)"
+NO_WORDS = re.compile(r"\[[^]]*\]|\([^)]*\)")  # sounds: "[Music]", "(applause)"
 
 
 def files(path: Path, split: str) -> list[Path]:
-    """Every subtitle file below the folder `path`, or its subfolder `split` where one is asked for; or `path`, if it is a file.
+    """Return every subtitle file below the folder `path`, or below its subfolder `split` if given; or `path` if it is a file.
 
     Raises MissingSourceError if there is none.
     """
     if path.is_file():
         if path.suffix.lower() not in TIMED_TEXT:
-            raise MissingSourceError(
-                f"{path}: ends in {path.suffix or 'nothing'}; {' or '.join(TIMED_TEXT)} was wanted"
-            )
+            raise MissingSourceError(f"{path}: ends in {path.suffix or 'nothing'}; expected {' or '.join(TIMED_TEXT)}")
         return [path]
     folder = path / split
     if not folder.is_dir():
-        below = sorted(child.name for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
-        there = f"subfolders there: {', '.join(below) or 'none'}" if path.is_dir() else "no such folder"
-        raise MissingSourceError(f"{folder}: missing ({there}); a split is a subfolder, leave it empty for all files")
+        subfolders = sorted(child.name for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
+        content = f"subfolders there: {', '.join(subfolders) or 'none'}" if path.is_dir() else "no such folder"
+        raise MissingSourceError(f"{folder}: missing ({content}); a split is a subfolder, leave it empty for all files")
     named = (file for file in folder.rglob("*") if file.suffix.lower() in TIMED_TEXT and not file.name.startswith("."))
     files = [file for file in named if file.is_file()]
     if not files:
         raise MissingSourceError(
-            f"{folder}: holds no subtitles ({' or '.join(TIMED_TEXT)}), one file a video was wanted"
+            f"{folder}: holds no subtitles ({' or '.join(TIMED_TEXT)}); expected one file per video"
         )
     return sorted(files, key=lambda file: file.relative_to(path).as_posix())
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The cues of all files as queries, ids `{video}#{n}` by the n-th cue (from 0) of its file, rejected ones counted too.
+    """Return the cues of all files as queries, with ids `{video}#{n}` for the n-th cue (from 0) of a file, rejected ones counted.
 
-    A video's id is its file's path below `path` without the suffix. A file that cannot be read is a rejected row, as is one
-    of a video that has another. Raises MissingSourceError if there is no file.
+    A video's id is its file's path below `path` without the suffix. A file that cannot be read is a rejected row, as is a
+    second file of a video. Raises MissingSourceError if there is no file.
     """
     root = path.parent if path.is_file() else path
     questions: list[Question] = []
@@ -81,7 +78,7 @@ def read(path: Path, split: str) -> Annotations:
         video_id = file_name[: -len(file.suffix)]
         if video_id in videos:
             with suppress(SchemaError):
-                read_text(file)  # it is among the files that the annotations are identified by
+                read_text(file)  # records its digest, which is part of the annotations' identity
             rejected.append(
                 Rejected(file_name, 1, f"the video {video_id!r} has another file of subtitles, which is used")
             )
@@ -99,7 +96,7 @@ def read(path: Path, split: str) -> Annotations:
 
 @dataclass
 class _CueText:
-    """The cues of one text: the number of the first one, and when each is shown."""
+    """The cues with one text: the number of the first, and the moment of each."""
 
     number: int
     moments: list[Moment] = field(default_factory=list)
@@ -107,19 +104,19 @@ class _CueText:
 
 
 def _queries(file: Path, file_name: str, video_id: str) -> Annotations:
-    of_text: dict[str, _CueText] = {}
+    queries: dict[str, _CueText] = {}
     rejected: list[Rejected] = []
     for number, (line, times, payload) in enumerate(written_cues(file)):
         try:
             cue, note = parsed_cue(times, payload, file)
-            moment = _checked(times, cue)
+            moment = _moment_of(times, cue)
         except BadRow as bad:
             rejected.append(Rejected(file_name, line, str(bad)))
             continue
-        query = of_text.setdefault(cue.text, _CueText(number))
+        query = queries.setdefault(cue.text, _CueText(number))
         query.moments.append(moment)
         query.notes += filter(None, [note])
-    if not of_text and not rejected:
+    if not queries and not rejected:
         raise SchemaError(f"{file}: holds no cue; lines as in 00:00:01.000 --> 00:00:02.500 were wanted")
     questions = [
         Question(
@@ -129,13 +126,13 @@ def _queries(file: Path, file_name: str, video_id: str) -> Annotations:
             moments=tuple(query.moments),
             note="; ".join(query.notes),
         )
-        for text, query in of_text.items()
+        for text, query in queries.items()
     ]
     return Annotations(questions, [], rejected)
 
 
-def _checked(times: str, cue: Cue) -> Moment:
-    """Return when a cue is shown. Raises BadRow for one that is no label."""
+def _moment_of(times: str, cue: Cue) -> Moment:
+    """Return the moment of a cue. Raises BadRow for a cue without words or duration."""
     if not any(character.isalnum() for character in NO_WORDS.sub("", cue.text)):
         raise BadRow(f"{cue.text!r}: no words")
     if cue.start_seconds == cue.end_seconds:

@@ -1,4 +1,4 @@
-"""TVQA, as downloaded: `tvqa_{split}.jsonl`; the videos are folders of frames at 3 a second."""
+"""TVQA, as downloaded: `tvqa_{split}.jsonl`; the videos are folders of frames at 3 per second."""
 
 import re
 from dataclasses import replace
@@ -26,7 +26,7 @@ about = About(
 )
 
 OPTIONS = ("a0", "a1", "a2", "a3", "a4")
-# Beginning of a clip's name -> the show, spelled as the files do. The Big Bang Theory's clips have none.
+# Prefix of a clip's name -> the show, spelled as in the files. Clips of The Big Bang Theory have no prefix.
 SHOWS = {
     "bbt": "The Big Bang Theory",
     "castle": "Castle",
@@ -38,25 +38,25 @@ SHOWS = {
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The questions of one split, each about a part of a clip. Raises MissingSourceError or SchemaError."""
+    """Return the questions of one split, each about a part of a clip. Raises MissingSourceError or SchemaError."""
     (file,) = find_files(about, path, split)
     return collect_split(about, read_jsonl(file, ("vid_name", "ts", "q", *OPTIONS, "qid")), _parse)
 
 
 def group(question_type: str) -> str:
-    """The show itself; "" for none."""
+    """Return the show, which is the type; "" for none."""
     return question_type
 
 
 def show_prefix(vid_name: str) -> str:
-    """The beginning that names the show of a clip, "" if the name is not like those of the six shows."""
-    beginning = re.match(r"(?:([a-z]+)_)?s\d+e\d+_", vid_name)
-    prefix = (beginning[1] or "bbt") if beginning else ""
+    """Return the key in SHOWS of a clip's show; "" if the name does not match any."""
+    match = re.match(r"(?:([a-z]+)_)?s\d+e\d+_", vid_name)
+    prefix = (match[1] or "bbt") if match else ""
     return prefix if prefix in SHOWS else ""
 
 
 def clip_paths(vid_name: str) -> tuple[str, ...]:
-    """Where a clip lies in the folders of frames as handed out, and where it may lie instead."""
+    """Return the path of a clip in the published folders of frames, and an alternative path."""
     prefix = show_prefix(vid_name)
     return (f"{prefix}_frames/{vid_name}", vid_name) if prefix else (vid_name,)
 

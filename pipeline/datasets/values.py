@@ -1,4 +1,4 @@
-"""Single values of annotation rows: what a cell can mean, or the reason why its row cannot be used."""
+"""Parsing of single values of annotation rows; BadRow states why a row cannot be used."""
 
 import json
 import math
@@ -13,23 +13,23 @@ NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 SECONDS = rf"{NUMBER}|[+-]?(?:nan|inf|infinity)"
 
-# Models place windows on the benchmark's 150 s, in shorter videos too: the published baseline reaches 6 s past a video's end.
+# Models predict windows within the benchmark's 150 s, also for shorter videos: the published baseline exceeds a video by 6 s.
 NOMINAL_SECONDS = 150.0
 CLIP_SECONDS = 2.0  # of the benchmark's highlight annotations
 ROUNDING_SECONDS = 0.01
 
 
 class BadRow(Exception):
-    """This row cannot become a question; the message is the reason its `Rejected` carries."""
+    """This row cannot become a question; the message is the reason in its `Rejected`."""
 
 
 def json_text(value: Any) -> str:
-    """A JSON value for an error, cut where it is long."""
+    """Format a JSON value for an error message, shortened if it is long."""
     return shortened(json.dumps(value, ensure_ascii=False), 60)
 
 
 def exact_text(what: str, value: Any) -> str:
-    """The text as it stands, blanks at its ends too: models were trained on those bytes. A bare JSON number is a text."""
+    """Return the unchanged text, including blanks at its ends, as models were trained on these bytes; accepts a JSON integer."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if value is not None and not isinstance(value, str):
@@ -39,19 +39,19 @@ def exact_text(what: str, value: Any) -> str:
     if "\0" in value:
         raise BadRow(f"{what} holds a NUL character, text was wanted")
     if HALF_PAIR.search(value):
-        raise BadRow(f"{what} has half of a surrogate pair, which no UTF-8 file can hold")  # JSON's escapes allow it
+        raise BadRow(f"{what} has half of a surrogate pair, which no UTF-8 file can hold")  # possible by JSON escapes
     return value
 
 
 def text(what: str, value: Any, default: str | None = None) -> str:
-    """The text without blanks at its ends; `default`, if there is one, for a value that is missing or empty."""
+    """Return the text without blanks at its ends; `default`, if given, for a missing or empty value."""
     if default is not None and (value is None or (isinstance(value, str) and not value.strip())):
         return default
     return exact_text(what, value).strip()
 
 
 def video_name(what: str, value: Any) -> str:
-    """The name of a video, which may hold slashes and colons but leads nowhere outside the videos folder."""
+    """Return the name of a video, which may contain slashes and colons but must stay inside the videos folder."""
     name = text(what, value)
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
@@ -60,7 +60,7 @@ def video_name(what: str, value: Any) -> str:
 
 
 def optional_seconds(what: str, value: Any) -> float | None:
-    """A number of seconds from 0; None for no value."""
+    """Return a number of seconds from 0; None for no value."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
@@ -73,19 +73,19 @@ def optional_seconds(what: str, value: Any) -> float | None:
 
 
 def option_index(what: str, value: Any, n_options: int) -> int | None:
-    """The 0-based position of an option, given as a number or as its digits; None for no value, which is never 0."""
+    """Return the 0-based position of an option, given as a number or its digits; None for no value."""
     if isinstance(value, str):
         value = value.strip()
     if value is None or value == "":
         return None
-    meanings = [index for index in range(n_options) if value == str(index) or (type(value) is int and value == index)]
-    if not meanings:
-        raise BadRow(f"{what} is {value!r}, an index from 0 to {n_options - 1} was wanted")
-    return meanings[0]
+    for index in range(n_options):
+        if value == str(index) or (type(value) is int and value == index):
+            return index
+    raise BadRow(f"{what} is {value!r}, an index from 0 to {n_options - 1} was wanted")
 
 
 def split_clip(value: Any) -> tuple[str, str]:
-    """The two ends of "a-b" or "[a:b]", as text; either may be nan."""
+    """Return the two bounds of "a-b" or "[a:b]", as text; either may be nan."""
     bounds = re.fullmatch(rf"\[?\s*({SECONDS})\s*[-:]\s*({SECONDS})\s*\]?", text("ts", value), re.IGNORECASE | re.ASCII)
     if bounds is None:
         raise BadRow(f"ts is {value!r}, two numbers of seconds as in 12.5-20 were wanted")
@@ -93,9 +93,9 @@ def split_clip(value: Any) -> tuple[str, str]:
 
 
 def clip(start: Any, end: Any) -> tuple[float | None, float | None, str]:
-    """Clip bounds in seconds, and what was made of them: a nan one is left open, reversed ones are swapped.
+    """Return clip bounds in seconds, and a note: a nan bound is open, reversed bounds are swapped.
 
-    Times before or after the video are clamped when its frames are sampled, which alone knows how long it is.
+    Times outside the video are clamped when its frames are sampled, when its duration is known.
     """
     first, last = seconds("start", start), seconds("end", end)
     notes = []
@@ -111,17 +111,17 @@ def clip(start: Any, end: Any) -> tuple[float | None, float | None, str]:
 
 
 def outside_video(start_seconds: float, end_seconds: float, duration_seconds: float) -> bool:
-    """Whether a moment lies so far outside its video that it cannot be meant; one a little past the end can."""
-    # Cut videos often decode to a fraction of a clip more than the annotations' whole seconds: those are noted, not refused.
+    """Return whether a moment lies too far outside its video to be valid."""
+    # Cut videos often decode to a fraction of a clip more than the annotations' whole seconds; moments there are only noted.
     last_second = max(duration_seconds, NOMINAL_SECONDS) + CLIP_SECONDS
     return start_seconds < -ROUNDING_SECONDS or start_seconds >= duration_seconds or end_seconds > last_second
 
 
 def moments(what: str, value: Any, duration: Any = None) -> tuple[tuple[Moment, ...], str]:
-    """The moments of a JSON list of [start, end] in seconds, and a note; none for no value. Reversed ones are swapped.
+    """Return the moments of a JSON list of [start, end] in seconds, and a note; none for no value. Reversed ones are swapped.
 
-    A moment without one of its ends would be a wrong label, so a nan rejects the row. So does one that lies outside the video,
-    by the evaluator's rule, where its `duration` is given; one that reaches a little past its end is noted.
+    Raises BadRow for a nan, as a moment without a bound would be a wrong label, and, if `duration` is given, for a moment
+    outside the video by the evaluator's rule; one that reaches slightly past its end is noted.
     """
     if value is None:
         return (), ""
@@ -138,7 +138,7 @@ def moments(what: str, value: Any, duration: Any = None) -> tuple[tuple[Moment, 
 
 
 def _beyond(what: str, moment: Moment, duration: Any) -> str:
-    """A note where the moment reaches past the end of a video of this duration; raises BadRow where it lies outside."""
+    """Return a note if the moment reaches past the end of a video of this duration; raise BadRow if it lies outside."""
     if duration is None:
         return ""
     last = seconds("duration", duration)
@@ -151,7 +151,7 @@ def _beyond(what: str, moment: Moment, duration: Any) -> str:
 
 
 def seconds(what: str, value: Any) -> float:
-    """A number of seconds, as a number or as text; it may be nan or infinite."""
+    """Return a number of seconds, given as a number or text; it may be nan or infinite."""
     if value is None or (isinstance(value, str) and not value.strip()):
         raise BadRow(f"{what} is missing")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

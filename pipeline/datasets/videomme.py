@@ -30,14 +30,14 @@ DOMAINS = (
     "Life Record",
     "Multilingual",
 )
-# A type is "short, Knowledge", its group the duration; the owners report each domain over all durations, too.
+# A type is "short, Knowledge", its group the duration; the owners also report each domain over all durations.
 pooled_types = {domain: tuple(f"{duration}, {domain}" for duration in DURATIONS) for domain in DOMAINS}
 
 REQUIRED = ("videoID", "question_id", "question", "options")
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The questions of one split. Raises MissingSourceError or SchemaError."""
+    """Return the questions of one split. Raises MissingSourceError or SchemaError."""
     (file,) = find_files(about, path, split)
     return collect_split(
         about, read_annotation_table(file, REQUIRED, (*REQUIRED, "answer", "duration", "domain")), _parse
@@ -45,7 +45,7 @@ def read(path: Path, split: str) -> Annotations:
 
 
 def group(question_type: str) -> str:
-    """The duration of the video: short, medium or long; "" for another."""
+    """Return the duration of the video: short, medium or long; "" for another type."""
     duration = question_type.split(", ")[0]
     return duration if duration in DURATIONS else ""
 

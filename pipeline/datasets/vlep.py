@@ -27,29 +27,26 @@ TELEVISION, YOUTUBE = "TV show", "YouTube"
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The questions of one split. Raises MissingSourceError or SchemaError.
-
-    The question is the same for all, the one of the official prompt.
-    """
+    """Return the questions of one split, all with the text of the official prompt. Raises MissingSourceError or SchemaError."""
     (file,) = find_files(about, path, split)
     return collect_split(about, read_jsonl(file, ("example_id", "vid_name", "ts", "events")), _parse)
 
 
 def group(question_type: str) -> str:
-    """The source itself: "TV show" or "YouTube"; "" for another."""
+    """Return the source, which is the type: "TV show" or "YouTube"; "" for another."""
     return question_type if question_type in (TELEVISION, YOUTUBE) else ""
 
 
 def source(vid_name: str) -> str:
-    """Where a clip is from. The names of YouTube clips hold a time of day, so a colon (official data set code)."""
+    """Return the source of a clip. Names of YouTube clips contain a time, so a colon (official data set code)."""
     return YOUTUBE if ":" in vid_name else TELEVISION
 
 
 def video(vid_name: str) -> Video:
-    """A clip with the paths at which it may lie.
+    """Return a clip with its possible paths.
 
-    The official code reads a television clip as TVQA's clip of that name without the ending "_ep", and a YouTube clip
-    by its whole name. Where the other form of the name is on disk, it is the same clip.
+    The official code reads a television clip as TVQA's clip of that name without the suffix "_ep", and a YouTube clip by its
+    full name. A file with the other form of the name is the same clip.
     """
     if source(vid_name) == YOUTUBE:
         return Video(vid_name, f"{vid_name}.mp4", (vid_name,))

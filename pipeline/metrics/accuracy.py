@@ -1,7 +1,7 @@
-"""How many questions were answered rightly: the headline of the data set, its groups, its question types.
+"""Accuracy of answers: the headline of the data set, its groups, its question types.
 
-The denominator is stated, never adjusted: every question with a known answer counts, and one that was not answered (its
-video could not be read, say) counts as wrong.
+The denominator is stated and never adjusted: every question with a known answer counts, and an unanswered one (because its
+video could not be read, for example) counts as wrong.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +21,7 @@ INDENTS = {"overall": "", "mean_of_groups": "", "group": "  ", "pooled": "  ", "
 
 
 class Answered(NamedTuple):
-    """The answer to a question; `prediction` is None where there is none, for a reason."""
+    """The answer to a question; `prediction` is None if there is none, and `reason` states why."""
 
     question_id: str
     video_id: str
@@ -30,7 +30,7 @@ class Answered(NamedTuple):
 
 
 class AnswerRow(NamedTuple):
-    """A row of the table `answers`, which says what is what (stages/answer_questions.py)."""
+    """A row of the table `answers`; its schema (stages/answer_questions.py) describes the columns."""
 
     question_id: str
     video_id: str
@@ -46,7 +46,7 @@ class AnswerRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One question and what was predicted; `answer_index` None: not known, `prediction` None: not answered."""
+    """One question and its prediction; `answer_index` None: not known, `prediction` None: not answered."""
 
     answer_index: int | None
     prediction: int | None
@@ -56,13 +56,13 @@ class Outcome:
 
     @property
     def correct(self) -> bool:
-        """Whether the right option is known and was chosen."""
+        """Whether the correct option is known and was chosen."""
         return self.answer_index is not None and self.answer_index == self.prediction
 
 
 @dataclass(frozen=True)
 class Reporting:
-    """How a data set reports: its headline, and further rows of its own reports with the question types they pool."""
+    """How a data set reports accuracy: its headline, and additional rows with the question types they pool."""
 
     headline: Headline = "overall"
     pooled_types: Mapping[str, Collection[str]] = field(default_factory=dict)
@@ -75,15 +75,14 @@ OVERALL = Reporting()
 class AccuracyRow:
     """One line of the accuracy table. Percentages are None where `n_questions` is 0.
 
-    `n_questions` have a known answer; `n_correct` and `n_unanswered` are among these. `n_unlabelled` have none
-    and are in no percentage. `bootstrap_*` is the 95 % percentile interval, None where fewer than two videos (or
-    questions) support it; `wilson_*` is Wilson's 95 % interval, which takes questions for independent but holds for small
-    counts and near 0 and 100 % too; None for a mean of groups, to which it does not apply.
+    `bootstrap_*` is the 95 % percentile interval, None where fewer than two videos (or questions) support it. `wilson_*` is
+    Wilson's 95 % interval, which assumes independent questions but is also valid for small counts and near 0 and 100 %; None
+    for a mean of groups, to which it does not apply.
     """
 
     scope: Scope  # pooled: several types, as the data set itself reports them
-    name: str  # of the type, or of the types together
-    is_headline: bool  # the one number by which the data set is compared
+    name: str  # of the type or group
+    is_headline: bool  # whether this is the number by which the data set is compared
     n_questions: int  # with a known answer
     n_correct: int  # of n_questions
     n_unanswered: int  # of n_questions; they count as wrong
@@ -98,7 +97,7 @@ class AccuracyRow:
 
 @dataclass(frozen=True)
 class Subset:
-    """Questions that are reported together: `members` is a mask over all questions."""
+    """Questions reported together: `members` is a mask over all questions."""
 
     scope: Scope
     name: str
@@ -106,9 +105,9 @@ class Subset:
 
 
 def subsets(outcomes: Sequence[Outcome], pooled_types: Mapping[str, Collection[str]]) -> list[Subset]:
-    """All questions, then each group, each question type and each of `pooled_types`; the name "" means none.
+    """Return the subsets to report: all questions, each group, each question type and each of `pooled_types`.
 
-    Groups and types come by name, pooled types as declared, without those that no question belongs to.
+    Groups and types are sorted by name, pooled types are in the declared order; empty subsets and names are omitted.
     """
     types = np.array([outcome.question_type for outcome in outcomes], dtype=str)
     groups = np.array([outcome.group for outcome in outcomes], dtype=str)
@@ -122,10 +121,9 @@ def subsets(outcomes: Sequence[Outcome], pooled_types: Mapping[str, Collection[s
 def accuracy_table(
     outcomes: Sequence[Outcome], reporting: Reporting = OVERALL, resampling: Resampling = BY_VIDEO
 ) -> list[AccuracyRow]:
-    """The headline row first, then overall, groups, question types and pooled types.
+    """Return the accuracy of each subset: a mean of groups first if it is the headline, then in the order of `subsets`.
 
-    The mean of groups is unweighted and over the groups that have a question with a known answer; its interval comes from
-    the same resamples as theirs.
+    The mean of groups is unweighted, over the groups with a known answer; its interval is computed from the same resamples.
     """
     parts = subsets(outcomes, reporting.pooled_types)
     labelled = np.array([outcome.answer_index is not None for outcome in outcomes], bool)
@@ -133,8 +131,8 @@ def accuracy_table(
     unanswered = np.array([outcome.prediction is None for outcome in outcomes], bool)
     videos = resampling.clusters([outcome.video_id for outcome in outcomes])
     counted = np.stack([part.members[labelled] for part in parts], axis=1)
-    right = counted & correct[labelled, None]
-    ratios = resampled_ratios(right, counted, videos[labelled], resampling.resamples, resampling.seed)
+    is_correct = counted & correct[labelled, None]
+    ratios = resampled_ratios(is_correct, counted, videos[labelled], resampling.resamples, resampling.seed)
     rows = [
         _row(
             part,
@@ -158,7 +156,7 @@ def _row(
     is_headline = part.scope == headline
     if n_questions == 0:
         return AccuracyRow(part.scope, part.name, is_headline, 0, 0, 0, n_unlabelled, *[None] * 6)
-    from scipy.stats import binomtest  # takes most of a second to import, which a listing or a plan would wait for
+    from scipy.stats import binomtest  # imported here because it takes most of a second
 
     wilson = binomtest(n_correct, n_questions).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
     low, high = percentile_interval(100 * ratios) or (None, None)
@@ -185,7 +183,7 @@ def _mean_row(rows: Sequence[AccuracyRow], ratios: NDArray[np.float64]) -> Accur
     groups = [rows[column] for column in counted]
     accuracies = [row.accuracy_percent for row in groups if row.accuracy_percent is not None]
     n_questions, n_unanswered = (sum(getattr(row, name) for row in groups) for name in ("n_questions", "n_unanswered"))
-    # A resample without any question of a group has no mean of groups: its nan is left out of the interval.
+    # A resample without a question of some group has no mean of groups; percentile_interval ignores its nan.
     low, high = (percentile_interval(100 * ratios[:, counted].mean(axis=1)) if groups else None) or (None, None)
     return AccuracyRow(
         scope="mean_of_groups",
@@ -205,10 +203,7 @@ def _mean_row(rows: Sequence[AccuracyRow], ratios: NDArray[np.float64]) -> Accur
 
 
 def format_accuracy_table(rows: Sequence[AccuracyRow], by: str, table: Table = aligned) -> str:
-    """The table as plain text, one line a row; "-" where there is no percentage.
-
-    `by` names what was resampled, video or question.
-    """
+    """Format the table, one line per row; "-" for a missing percentage; `by` names what was resampled, video or question."""
     lines = [
         ["", "questions", "correct", "accuracy", f"95 % by {by}", "95 % Wilson", "unanswered", "no known answer"],
         *(

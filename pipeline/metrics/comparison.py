@@ -1,7 +1,7 @@
-"""Are two runs over the same questions different? The paired difference, its interval, and McNemar's test.
+"""Paired comparison of two runs over the same questions: the difference, its interval, and McNemar's test.
 
-Only questions on which one run is right and the other is not distinguish the runs, so pairs say far more than two accuracies
-with overlapping intervals do.
+Only questions that exactly one run answers correctly distinguish the runs, so a paired test has far more power than comparing
+two accuracies with overlapping intervals.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from pipeline.metrics.accuracy import INDENTS, OVERALL, Outcome, Reporting, Scop
 from pipeline.metrics.resampling import BY_VIDEO, Resampling, percentile_interval, resampled_ratios
 from pipeline.text_table import NBSP, Table, aligned, or_dash
 
-ALPHA = 0.05  # below which a p value counts
+ALPHA = 0.05  # significance level
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,21 @@ class PairedRow:
 
 
 def mcnemar_p_value(n_only_a: int, n_only_b: int) -> float:
-    """The exact two-sided p value of McNemar's test: are the two discordant counts one fair coin's? 1.0 without any.
+    """Return the exact two-sided p value of McNemar's test on the two discordant counts; 1.0 if both are 0.
 
-    Always the binomial, never its chi-square approximation: it takes milliseconds for tens of thousands of questions.
+    Uses the binomial distribution, not the chi-square approximation: it takes milliseconds for tens of thousands of questions.
     """
-    from scipy.stats import binomtest  # takes most of a second to import, which a listing or a plan would wait for
+    from scipy.stats import binomtest  # imported here because it takes most of a second
 
     n = n_only_a + n_only_b
     return float(binomtest(n_only_a, n, 0.5).pvalue) if n else 1.0
 
 
 def power(row: PairedRow, points: float) -> float:
-    """Return the chance that McNemar's test sees a true difference of so many points, 0 to 1.
+    """Return the probability, 0 to 1, that McNemar's test detects a true difference of `points` percentage points.
 
-    In the normal approximation (Connor 1987, Biometrics 43), for as many questions and the share of discordant ones that
-    was seen, which is at least the difference itself.
+    Uses the normal approximation (Connor 1987, Biometrics 43) with the row's number of questions and its share of discordant
+    ones, which is at least the difference.
     """
     difference, discordant = points / 100, (row.n_only_a + row.n_only_b) / row.n_questions
     discordant = max(discordant, difference)
@@ -67,7 +67,7 @@ def power(row: PairedRow, points: float) -> float:
 
 
 def group_rows(rows: Sequence[PairedRow]) -> list[PairedRow]:
-    """Return the rows of the data set's groups (durations, say); of its types of question where it has none."""
+    """Return the rows of the data set's groups (durations, for example), or of its question types if it has no groups."""
     by_scope = {scope: [row for row in rows if row.scope == scope] for scope in ("group", "type")}
     return by_scope["group"] or by_scope["type"]
 
@@ -78,12 +78,12 @@ def comparison_table(
     reporting: Reporting = OVERALL,
     resampling: Resampling = BY_VIDEO,
 ) -> list[PairedRow]:
-    """Compare two runs' outcomes of the same questions, in the same order; the rows are those of `accuracy_table`.
+    """Compare two runs' outcomes of the same questions, in the same order; return the rows of `accuracy_table`.
 
-    Raises ValueError if there is none, they are not the same questions, or one has no known answer.
+    Raises ValueError without outcomes, for different questions, or for a question without a known answer.
     """
     if not a or [x.answer_index for x in a] != [x.answer_index for x in b] or any(x.answer_index is None for x in a):
-        raise ValueError(f"{len(a)} and {len(b)} outcomes: the same questions, each with a known answer, were wanted")
+        raise ValueError(f"{len(a)} and {len(b)} outcomes; expected the same questions, each with a known answer")
     parts = subsets(a, reporting.pooled_types)
     right_a, right_b = (np.array([outcome.correct for outcome in outcomes], bool) for outcomes in (a, b))
     change = right_b.astype(np.int64) - right_a
@@ -146,7 +146,7 @@ def _mean_row(groups: Sequence[PairedRow], differences: NDArray[np.float64]) -> 
 
 
 def format_comparison_table(rows: Sequence[PairedRow], by: str, table: Table = aligned) -> str:
-    """The rows as a table, aligned plain text by default; `by` names what was resampled, video or question."""
+    """Format the rows as a table, by default plain text; `by` names what was resampled, video or question."""
     header = ["", "questions", "A", "B", "B - A", f"95 % by {by}", "only A right", "only B right", "p (McNemar)"]
     lines = [
         [

@@ -1,4 +1,4 @@
-"""How many of the questions could be asked at all, and which videos stood in the way of the others."""
+"""Coverage: the share of questions that could be asked, and the videos that prevented the others."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,20 +10,20 @@ from pipeline.reasons import Reason
 
 @dataclass(frozen=True)
 class CoverageRow:
-    """Questions that share a `reason`, "" for those that were asked, else the code of a failure; and their videos.
+    """Questions that share a `reason`: the code of a failure, or "" for those asked; and their videos.
 
-    A video counts once: as asked if any of its questions was, else under the reason that most of them share.
+    A video counts once: as asked if any of its questions was, else under the most frequent reason of its questions.
     """
 
     reason: str
     n_questions: int  # with this reason
-    questions_percent: float  # of all questions, those without a known answer too
-    n_videos: int  # that count under it
+    questions_percent: float  # of all questions, including those without a known answer
+    n_videos: int  # counted under this reason
 
 
 @dataclass(frozen=True)
 class MissingVideo:
-    """A video that could not be used, with `reason` as `code: details`, and how many questions it leaves unanswered."""
+    """A video that could not be used, with `reason` as `code: details`, and the number of its unanswered questions."""
 
     video_id: str
     reason: Reason
@@ -31,32 +31,30 @@ class MissingVideo:
 
 
 def coverage(questions: Iterable[tuple[str, str]]) -> tuple[list[CoverageRow], list[MissingVideo]]:
-    """The rows by reason, askable questions first and then by frequency, and what is missing by video and reason.
+    """Return the rows by reason, asked questions first and then by frequency, and the missing videos by reason.
 
-    `questions` are (video_id, reason), one each; its reason empty where the question's video could be read.
+    `questions` has a (video_id, reason) for each question; the reason is empty if the video could be read.
     """
-    n_of_video = Counter(questions)
-    n_questions, of_video = Counter({"": 0}), defaultdict[str, Counter[str]](Counter)
-    for (video_id, reason), n in n_of_video.items():
+    counts = Counter(questions)
+    n_questions, codes_by_video = Counter({"": 0}), defaultdict[str, Counter[str]](Counter)
+    for (video_id, reason), n in counts.items():
         code = Reason(reason).code
         n_questions[code] += n
-        of_video[video_id][code] += n
+        codes_by_video[video_id][code] += n
     n_videos = Counter(
-        "" if "" in codes else min(codes, key=lambda code: (-codes[code], code)) for codes in of_video.values()
+        "" if "" in codes else min(codes, key=lambda code: (-codes[code], code)) for codes in codes_by_video.values()
     )
     total = n_questions.total()
     rows = [
         CoverageRow(code, n, 100 * n / total if total else 0.0, n_videos[code])
         for code, n in sorted(n_questions.items(), key=lambda item: (item[0] != "", -item[1], item[0]))
     ]
-    missing = [
-        MissingVideo(video_id, Reason(reason), n) for (video_id, reason), n in sorted(n_of_video.items()) if reason
-    ]
+    missing = [MissingVideo(video_id, Reason(reason), n) for (video_id, reason), n in sorted(counts.items()) if reason]
     return rows, missing
 
 
 def format_coverage(rows: Sequence[CoverageRow]) -> str:
-    """One line: "coverage: 24 of 30 questions (80.0 %), 8 of 10 videos; 3 questions empty (10.0 %), ..."."""
+    """Return one line: "coverage: 24 of 30 questions (80.0 %), 8 of 10 videos; 3 questions empty (10.0 %), ..."."""
     asked = rows[0]
     n_questions, n_videos = sum(row.n_questions for row in rows), sum(row.n_videos for row in rows)
     line = f"coverage: {asked.n_questions:,} of {counted(n_questions, 'questions')} ({asked.questions_percent:.1f} %)"

@@ -1,7 +1,7 @@
-"""How well frames were localised, wherever the true moments of a question are known: keyframes, and the ranking behind them.
+"""Localisation metrics of keyframes and of the frame ranking, for questions with known true moments.
 
-T sampled frames of one question, in time order. A frame is true if it lies in a true moment, ends included: the rule by which
-the official code labels frames for the Localizer's pre-training.
+T sampled frames of one question, in time order. A frame is true if it lies in a true moment, ends included, as the official
+code labels frames for the Localizer's pre-training.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pipeline.text_table import Table, aligned, or_dash
 
 @dataclass(frozen=True)
 class KeyframeQuality:
-    """How good the keyframes of one question are, as shares from 0 to 1.
+    """Metrics of one question's keyframes, each from 0 to 1.
 
     Attributes:
-        precision: of the keyframes, those inside a true moment; 0 without keyframes.
-        frame_recall: of the sampled frames inside a true moment, those chosen; None when no sampled frame is inside one.
-        moment_recall: of the true moments, those with a keyframe inside.
-        hit: 1 if any keyframe is inside any true moment, else 0.
+        precision: share of keyframes inside a true moment; 0 without keyframes.
+        frame_recall: share of the sampled frames inside a true moment that are chosen; None if there is no such frame.
+        moment_recall: share of true moments with a keyframe inside.
+        hit: 1 if any keyframe is inside a true moment, else 0.
     """
 
     precision: float
@@ -33,16 +33,16 @@ class KeyframeQuality:
 
 
 def inside(seconds: ArrayLike, moments: ArrayLike) -> NDArray[np.bool_]:
-    """Which of the frames at `seconds` [T] lie in which of the `moments` [G, 2], start <= frame <= end: [T, G]."""
-    at, bounds = np.asarray(seconds, np.float64), np.asarray(moments, np.float64).reshape(-1, 2)
-    is_inside: NDArray[np.bool_] = (at[:, None] >= bounds[:, 0]) & (at[:, None] <= bounds[:, 1])
+    """Return whether each frame, at `seconds` [T], lies in each of `moments` [G, 2], start <= frame <= end: [T, G]."""
+    times, bounds = np.asarray(seconds, np.float64), np.asarray(moments, np.float64).reshape(-1, 2)
+    is_inside: NDArray[np.bool_] = (times[:, None] >= bounds[:, 0]) & (times[:, None] <= bounds[:, 1])
     return is_inside
 
 
 def keyframe_quality(positions: ArrayLike, seconds: ArrayLike, moments: ArrayLike) -> KeyframeQuality:
-    """Judge the keyframes at `positions` [k] among frames at `seconds` [T] by the true `moments` [G, 2].
+    """Evaluate the keyframes at `positions` [k] among frames at `seconds` [T] against the true `moments` [G, 2].
 
-    A position that is listed twice counts once. Raises ValueError without moments: nothing is known then.
+    A repeated position counts once. Raises ValueError without moments.
     """
     is_inside = inside(seconds, moments)
     if not is_inside.shape[1]:
@@ -59,9 +59,9 @@ def keyframe_quality(positions: ArrayLike, seconds: ArrayLike, moments: ArrayLik
 
 
 def first_true_rank(scores: ArrayLike, seconds: ArrayLike, moments: ArrayLike) -> int | None:
-    """Rank, from 1, of the best-ranked frame inside a true moment; None when no sampled frame is inside one.
+    """Return the rank, from 1, of the best-ranked frame inside a true moment; None if no sampled frame is inside one.
 
-    Frames are ranked by `scores` [T] from high to low, equal ones in time order, as keyframes are chosen.
+    Frames are ranked by descending `scores` [T], equal ones in time order, as in keyframe selection.
     """
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     is_true = np.asarray(inside(seconds, moments).any(axis=1))
@@ -71,21 +71,21 @@ def first_true_rank(scores: ArrayLike, seconds: ArrayLike, moments: ArrayLike) -
 
 @dataclass(frozen=True)
 class LocalizationRow:
-    """The mean over questions with known moments; percentages and ranks are None where nothing is behind them.
+    """Means over questions with known moments; percentages and ranks are None if no question supports them.
 
     `n_questions` is the denominator; `n_failed` of these have no frames (their video could not be read) and count as 0.
-    `n_without_true_frame` have frames, none of them inside a true moment: not in `frame_recall_percent` nor in the ranks.
+    Questions of `n_without_true_frame` count neither in `frame_recall_percent` nor in the ranks.
     """
 
     source: str  # keyframes: as chosen; ranking: the k best by the Localizer's score
-    k: int  # of keyframes: the most that a question has
-    n_questions: int  # whose true moments are known
+    k: int  # for keyframes: the maximum of a question
+    n_questions: int  # with known true moments
     n_failed: int  # of n_questions: without frames; they count as 0
     n_without_true_frame: int  # of n_questions: no sampled frame lies in a true moment
-    precision_percent: float | None  # of the keyframes, those in a true moment
-    frame_recall_percent: float | None  # of the sampled frames in a true moment, those chosen
-    moment_recall_percent: float | None  # of the true moments, those with a keyframe inside
-    hit_percent: float | None  # questions with a keyframe in a true moment
+    precision_percent: float | None  # share of keyframes in a true moment
+    frame_recall_percent: float | None  # share of the sampled frames in a true moment that are chosen
+    moment_recall_percent: float | None  # share of true moments with a keyframe inside
+    hit_percent: float | None  # share of questions with a keyframe in a true moment
     mean_first_true_rank: float | None  # from 1, of the best-ranked frame in a true moment
 
 
@@ -116,7 +116,7 @@ def localization_row(
 
 
 def format_localization(rows: Sequence[LocalizationRow], table: Table = aligned) -> str:
-    """The rows as plain text, "-" where there is no number."""
+    """Format the rows as a table, "-" for a missing number."""
     lines: list[tuple[str, ...]] = [
         ("", "k", "questions", "failed", "precision", "frame recall", "moment recall", "hit", "first true rank")
     ]

@@ -1,7 +1,7 @@
-"""How well moments and highlights were found: the benchmark's metrics (QVHighlights, Lei et al. 2021), over all queries at once.
+"""Metrics of moment retrieval and highlight detection (QVHighlights, Lei et al. 2021), vectorised over queries.
 
 Q queries, P predicted windows, G true windows, C clips, N thresholds. Ragged lists are padded; a pair with padding has IoU -1,
-which matches nothing. Agrees with the benchmark's own evaluator to the two decimals that it prints.
+which matches nothing. Agrees with the benchmark's evaluator to the two decimals that it prints.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.text_table import Table, aligned, or_dash
 Floats = NDArray[np.float64]
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-# A true window belongs to a range when low < seconds <= high. Every window is in "full", whatever its length.
+# A true window belongs to a range if low < seconds <= high; every window belongs to "full".
 LENGTH_RANGES_SECONDS = {
     "full": (-math.inf, math.inf),
     "long": (30.0, 150.0),
@@ -27,12 +27,12 @@ LENGTH_RANGES_SECONDS = {
     "short": (0.0, 10.0),
 }
 WINDOWS_KEPT = 10
-HIGHLIGHT_LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}  # lowest rating, of 0 to 4, that makes a clip a highlight
+HIGHLIGHT_LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}  # minimum rating, of 0 to 4, of a highlight
 
 
 @dataclass(frozen=True)
 class RetrievalScores:
-    """Moment retrieval over the queries with a true window in one range of lengths; nan everywhere if there are none.
+    """Moment retrieval over the queries with a true window in one range of lengths; all nan if there are none.
 
     At each of `IOU_THRESHOLDS`, in percent, [N]: `recall_at_one`, the share of queries whose first window reaches the IoU
     with any true window; `mean_average_precision`, the mean of the queries' average precisions.
@@ -47,8 +47,8 @@ class RetrievalScores:
 class HighlightScores:
     """Highlight detection at one level, in percent, nan without queries.
 
-    `mean_average_precision` is over queries and annotators; `hit_at_one` is the share of queries whose highest clip is a
-    highlight for at least one annotator.
+    `mean_average_precision` is over queries and annotators; `hit_at_one` is the share of queries whose highest-scored clip is
+    a highlight for at least one annotator.
     """
 
     n_queries: int
@@ -57,26 +57,26 @@ class HighlightScores:
 
 
 def retrieval_scores(predicted: Sequence[Floats], true: Sequence[Floats]) -> dict[str, RetrievalScores]:
-    """Scores by range of window lengths, for `predicted` [P, 3] (start, end in seconds, score) and `true` [G, 2] per query.
+    """Return scores by range of window lengths, given `predicted` [P, 3] (start, end in seconds, score) and `true` [G, 2].
 
-    As the benchmark has it: within a range only the true windows of that length count, all predictions are held against them,
-    and queries without such a window are left out. R1 looks at the first window *as listed*; average precision at the first
-    10 as listed, from high to low score (equal scores as listed). A query without predicted windows has 0 everywhere; the
-    benchmark's evaluator stops there.
+    Both have an array per query. As in the benchmark, a range counts only the true windows of that length, evaluates all
+    predictions against them, and omits queries without such a window. R1 uses the first window *as listed*; average precision
+    uses the first 10 as listed, by descending score (equal scores as listed). A query without predicted windows has 0
+    everywhere; the benchmark's evaluator fails on it.
     """
     if not true:
-        nothing = np.full(len(IOU_THRESHOLDS), np.nan)
-        return {name: RetrievalScores(0, nothing, nothing) for name in LENGTH_RANGES_SECONDS}
+        missing = np.full(len(IOU_THRESHOLDS), np.nan)
+        return {name: RetrievalScores(0, missing, missing) for name in LENGTH_RANGES_SECONDS}
     targets = _padded(true, 2)
     kept = [windows[:WINDOWS_KEPT] for windows in predicted]
-    # R1 divides by the hull and average precision by the sum of lengths less the overlap. For windows that overlap this is the
-    # same number up to its last bit, and the last bit decides when the IoU is exactly a threshold.
+    # R1 divides by the hull, average precision by the sum of lengths minus the overlap. For overlapping windows these differ
+    # at most in the last bit, which matters if the IoU equals a threshold.
     first_iou = _iou(_padded([windows[:1] for windows in kept], 3), targets, by_hull=True)[:, 0]
     iou = _iou(_padded([windows[np.argsort(-windows[:, 2], kind="stable")] for windows in kept], 3), targets)
     seconds = targets[..., 1] - targets[..., 0]
     scores = {}
     for name, (low, high) in LENGTH_RANGES_SECONDS.items():
-        counts = (seconds > low) & (seconds <= high)  # nan, the padding, is neither
+        counts = (seconds > low) & (seconds <= high)  # False for nan, the padding
         queries = counts.any(axis=1)
         best = np.where(counts, first_iou, -1)[queries].max(axis=1, initial=-1)
         precision = _average_precision(np.where(counts[:, None], iou, -1)[queries], counts[queries].sum(axis=1))
@@ -86,7 +86,7 @@ def retrieval_scores(predicted: Sequence[Floats], true: Sequence[Floats]) -> dic
 
 
 def _iou(windows: Floats, targets: Floats, by_hull: bool = False) -> Floats:
-    """Temporal intersection over union of `windows` [Q, P, 2 or more] and `targets` [Q, G, 2]: [Q, P, G], -1 for padding."""
+    """Return the temporal IoU of `windows` [Q, P, 2 or more] and `targets` [Q, G, 2]: [Q, P, G], -1 for padding."""
     start, end = windows[..., None, 0], windows[..., None, 1]
     target_start, target_end = targets[:, None, :, 0], targets[:, None, :, 1]
     overlap = np.maximum(np.minimum(end, target_end) - np.maximum(start, target_start), 0)
@@ -94,14 +94,14 @@ def _iou(windows: Floats, targets: Floats, by_hull: bool = False) -> Floats:
         union = np.maximum(end, target_end) - np.minimum(start, target_start)
     else:
         union = (end - start) + (target_end - target_start) - overlap
-    return np.divide(overlap, union, out=np.full(overlap.shape, -1.0), where=union > 0)  # nan, the padding, is not
+    return np.divide(overlap, union, out=np.full(overlap.shape, -1.0), where=union > 0)  # False for nan, the padding
 
 
 def _average_precision(iou: Floats, n_true: NDArray[np.int64]) -> Floats:
-    """Area under the interpolated precision-recall curve for `iou` [Q, P, G], P from high to low score: [Q, N].
+    """Return the area under the interpolated precision-recall curve, [Q, N], for `iou` [Q, P, G], P by descending score.
 
-    Each prediction in turn takes the true window that it overlaps most among those not yet taken (of equal ones the later);
-    it is right if that reaches the threshold. Precision at a recall is the best precision at that recall or a higher one.
+    Each prediction in turn is matched to the free true window with the highest IoU (of equal ones, the later); it is correct
+    if that reaches the threshold. Precision at a recall is the maximum precision at that recall or a higher one.
     """
     n_queries, n_windows, _ = iou.shape
     thresholds = np.array(IOU_THRESHOLDS)
@@ -120,12 +120,12 @@ def _average_precision(iou: Floats, n_true: NDArray[np.int64]) -> Floats:
 
 
 def highlight_scores(saliency: Sequence[Floats], ratings: Sequence[Floats]) -> dict[str, HighlightScores]:
-    """Scores by level, for predicted `saliency` [C'] and the annotators' `ratings` [C, 3], 0 to 4, per query.
+    """Return scores by level, given predicted `saliency` [C'] and the annotators' `ratings` [C, 3], 0 to 4, per query.
 
-    As the benchmark has it: predictions for more clips than the video has are cut off, missing ones are 0 (for average
-    precision; the highest clip is sought among all that were predicted, and one behind the video's end is no hit), and an
-    annotator who rates no clip so high gives the query an average precision of 0. A query without any predicted score has
-    0 everywhere; the benchmark's evaluator stops there.
+    As in the benchmark, average precision cuts predictions for more clips than the video has and sets missing ones to 0; the
+    highest-scored clip is that of all predictions, and is no hit beyond the video's end; an annotator without a highlight
+    gives the query an average precision of 0. A query without predicted scores has 0 everywhere; the benchmark's evaluator
+    fails on it.
     """
     if not ratings:
         return {level: HighlightScores(0, math.nan, math.nan) for level in HIGHLIGHT_LEVELS}
@@ -142,26 +142,26 @@ def highlight_scores(saliency: Sequence[Floats], ratings: Sequence[Floats]) -> d
     top_rating[queries] = rated[queries, top[queries]].max(axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")
     ranked = np.take_along_axis(rated, order[..., None], axis=1)
-    # Clips of equal score are retrieved together: the curve has a point only behind the last of them, and none in the padding.
+    # Clips of equal score are retrieved together: the curve has a point only after the last of them, and none in the padding.
     is_point = _is_last_of_equals(np.take_along_axis(scores, order, axis=1))
     return {
         level: HighlightScores(
             len(ratings),
-            float(100 * (_clip_average_precision(ranked >= least, is_point) * has_scores[:, None]).mean()),
-            float(100 * (top_rating >= least).mean()),
+            float(100 * (_clip_average_precision(ranked >= min_rating, is_point) * has_scores[:, None]).mean()),
+            float(100 * (top_rating >= min_rating).mean()),
         )
-        for level, least in HIGHLIGHT_LEVELS.items()
+        for level, min_rating in HIGHLIGHT_LEVELS.items()
     }
 
 
 def _is_last_of_equals(scores: Floats) -> NDArray[np.bool_]:
-    """Where the next of descending `scores` [Q, C] is lower; never at -inf, the padding."""
+    """Return where the next of descending `scores` [Q, C] is lower; False at -inf, the padding."""
     following = np.concatenate([scores[:, 1:], np.full((len(scores), 1), -np.inf)], axis=1)
     return (scores != following) & np.isfinite(scores)
 
 
 def _clip_average_precision(right: NDArray[np.bool_], is_point: NDArray[np.bool_]) -> Floats:
-    """Mean interpolated precision over the points at which recall rises, of ranked clips `right` [Q, C, A]: [Q, A].
+    """Return the mean interpolated precision over the points where recall rises, [Q, A], of ranked clips `right` [Q, C, A].
 
     Every such point counts once, however many clips of equal score it adds; 0 where no clip is right.
     """
@@ -175,7 +175,7 @@ def _clip_average_precision(right: NDArray[np.bool_], is_point: NDArray[np.bool_
 
 
 def _padded(parts: Sequence[Floats], width: int) -> Floats:
-    """Stack [n, width] arrays of different n into [Q, max n, width] filled up with nan; at least one row each."""
+    """Stack [n, width] arrays of different n into [Q, max n, width], padded with nan to at least one row."""
     padded = np.full((len(parts), max([1, *map(len, parts)]), width), np.nan)
     for row, part in zip(padded, parts, strict=True):
         row[: len(part)] = part
@@ -183,14 +183,14 @@ def _padded(parts: Sequence[Floats], width: int) -> Floats:
 
 
 def _mean_percent(values: NDArray[Any]) -> Floats:
-    """Mean over queries of [Q, N], in percent: [N]; nan without queries."""
+    """Return the mean over queries of [Q, N], in percent: [N]; nan without queries."""
     return 100 * values.mean(axis=0) if len(values) else np.full(values.shape[1], np.nan)
 
 
 def benchmark_report(
     retrieval: dict[str, RetrievalScores] | None, highlights: dict[str, HighlightScores] | None
 ) -> dict[str, dict[str, Any]]:
-    """The metrics in the layout and rounding of the benchmark's evaluator; None, JSON's null, where there was no query."""
+    """Return the metrics in the layout and rounding of the benchmark's evaluator; None where there was no query."""
     brief: dict[str, float | None] = {}
     report: dict[str, dict[str, Any]] = {"brief": brief}
     for level, scores in (highlights or {}).items():
@@ -219,7 +219,7 @@ def _rounded(percent: float) -> float | None:
 
 
 def format_report(report: dict[str, dict[str, Any]], table: Table = aligned) -> str:
-    """The report as plain text; "-" where there was no query."""
+    """Format the report as tables; "-" where there was no query."""
     lengths = [name for name in LENGTH_RANGES_SECONDS if name in report]
     lines: list[list[str]] = []
     if lengths:

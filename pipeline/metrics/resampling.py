@@ -1,8 +1,8 @@
-"""How sure a percentage is: the percentile bootstrap, over whole videos or over single questions.
+"""Confidence intervals of percentages: the percentile bootstrap over videos or questions.
 
-Questions about one video share its frames, and fail together when it cannot be read: they are not independent draws.
-Resampling whole videos (the cluster bootstrap: Field and Welsh 2007, J. R. Statist. Soc. B 69) keeps that dependence in
-the interval; resampling questions ignores it and is as narrow as if every question had a video of its own.
+Questions about one video share its frames, and fail together if it cannot be read, so they are not independent samples.
+Resampling whole videos (the cluster bootstrap: Field and Welsh 2007, J. R. Statist. Soc. B 69) accounts for that dependence;
+resampling questions ignores it and gives an interval as narrow as if every question had its own video.
 """
 
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
-CHUNK_DRAWS = 1 << 22  # clusters drawn at a time: some 100 MB, however large the data set
+CHUNK_DRAWS = 1 << 22  # clusters drawn at a time, about 100 MB
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How to resample: whole videos or single questions, how often, and the seed of the draws."""
+    """How to resample: videos or questions, the number of resamples, and the seed."""
 
     by: Literal["video", "question"] = "video"
     resamples: int = 10_000
     seed: int = 0
 
     def clusters(self, video_ids: ArrayLike) -> NDArray:
-        """What is drawn together, a label per question: its video's id, or a number of its own."""
+        """Return the cluster of each question, [n_questions]: the id of its video, or a number of its own."""
         ids = np.asarray(video_ids, dtype=str)
         return ids if self.by == "video" else np.arange(len(ids))
 
@@ -35,12 +35,12 @@ BY_VIDEO = Resampling()
 def resampled_ratios(
     numerators: ArrayLike, denominators: ArrayLike, clusters: ArrayLike, resamples: int, seed: int
 ) -> NDArray[np.float64]:
-    """Ratios of sums over clusters drawn with replacement, `[resamples, n_ratios]`.
+    """Return ratios of sums over clusters drawn with replacement, `[resamples, n_ratios]`.
 
-    `numerators` and `denominators` are whole numbers `[n_items, n_ratios]`, `clusters` labels `[n_items]`. All ratios see
-    the same draws, so that a row of the result belongs together (the groups of a mean, say). nan where a draw holds
-    nothing of a ratio's denominator, and in the whole column of a ratio that fewer than two clusters support: one
-    cluster says nothing about how others would differ. The same items in any order give the same bytes.
+    `numerators` and `denominators` are whole numbers `[n_items, n_ratios]`, `clusters` labels `[n_items]`. All ratios use the
+    same draws, so that the ratios of a row can be combined (to a mean of groups, for example). A ratio is nan where the drawn
+    denominator is 0, and in its whole column if fewer than two clusters support it: one cluster gives no estimate of
+    variation. The result does not depend on the order of the items.
     """
     _, cluster_of_item = np.unique(np.asarray(clusters), return_inverse=True)
     n_clusters = int(cluster_of_item.max(initial=-1)) + 1
@@ -54,7 +54,7 @@ def resampled_ratios(
         n = min(step, resamples - start)
         draws = rng.integers(n_clusters, size=(n, n_clusters)) + np.arange(n)[:, None] * n_clusters
         counts = np.bincount(draws.ravel(), minlength=n * n_clusters).reshape(n, n_clusters).astype(np.float64)
-        # Whole numbers far below 2**53: the sums are exact, whatever order the matrix product adds them in.
+        # Whole numbers far below 2**53: the sums are exact in any order of summation.
         totals = counts @ below
         np.divide(counts @ above, totals, out=ratios[start : start + n], where=totals > 0)
     ratios[:, (below > 0).sum(axis=0) < 2] = np.nan
@@ -62,7 +62,7 @@ def resampled_ratios(
 
 
 def percentile_interval(samples: ArrayLike) -> tuple[float, float] | None:
-    """The 95 % percentile interval of resampled values `[resamples]`; None if all are nan, which are left out."""
+    """Return the 95 % percentile interval of resampled values `[resamples]`, ignoring nan; None if all are nan."""
     values = np.asarray(samples, np.float64)
     values = values[~np.isnan(values)]
     if not len(values):

@@ -1,1 +1,1 @@
-"""Recipes that come with the package, how one is opened, what is checked before hours of work, and what its chain returns."""
+"""The package's recipes, how a recipe is opened and checked before it runs, and what its chain requires and returns."""

@@ -1,9 +1,9 @@
-"""Checks of a chain before it works for hours: prompts of another kind, splits that overlap, frames of a wrong size."""
+"""Checks of a chain before it runs for hours: unsuitable prompts, overlapping splits, a wrong frame size."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cache.errors import RecipeError
@@ -36,16 +36,16 @@ from pipeline.selection.registry import selector_named
 
 log = logging.getLogger("sevila")
 
-# The stages of each chain that put the data set's questions to a model.
-ASKING = {
+# The stages of each chain that ask a model the data set's questions.
+PROMPTED_STAGES = {
     "forward": ("score_frames", "answer_questions"),
     "full": ("score_frames", "answer_questions", "label_frames", "refine_localizer", "finetune_answerer"),
 }
 
 
 def check_chain(recipe: Recipe) -> None:
-    """Refuse a chain that cannot come to anything; warn of prompts that are not those of the data set's questions."""
-    _warn_of_odd_prompts(recipe)
+    """Raise `RecipeError` for a chain that cannot work; warn of prompts that do not suit the data set's questions."""
+    _warn_of_unsuitable_prompts(recipe)
     _warn_of_other_frames_at_once(recipe)
     _check_subtitles(recipe)
     if recipe.chain.kind == "full" and recipe.config_of("extract_features").level == "queries":
@@ -77,11 +77,15 @@ def check_questions(
     train_questions: Artifact | None = None,
     pretraining_questions: Artifact | None = None,
 ) -> None:
-    """Refuse what the questions of the splits show to be in vain; then find videos and weights that are not here.
+    """Check the questions of the splits, then that their videos and the weights are available.
 
     Args:
+        test_questions: those evaluated.
         train_questions: None where nothing is trained.
-        pretraining_questions: whose moments the Localizer is pre-trained on where the recipe does that.
+        pretraining_questions: those with the moments for pre-training; ignored unless the recipe pre-trains the Localizer.
+
+    Raises:
+        RecipeError: training cannot work with these questions, or would use those evaluated.
     """
     if not pretrains_localizer(recipe):
         pretraining_questions = None
@@ -93,38 +97,41 @@ def check_questions(
         if pretraining_questions is not None:
             _warn_of_second_pretraining(recipe)
         _check_splits(recipe, test_questions, train_questions, pretraining_questions)
-    _check_sources(recipe, sources, [test_questions, train_questions, pretraining_questions])
+    splits = (test_questions, train_questions, pretraining_questions)
+    datasets = [(split.record.config["dataset"], split) for split in splits if split is not None and exists(split)]
+    # Before gigabytes of weights are fetched, read and loaded.
+    sources.check(datasets, needed_weights(recipe), served_by(recipe))
 
 
-def _warn_of_odd_prompts(recipe: Recipe) -> None:
-    """Warn where a data set's questions are asked with the prompt of another kind: an experiment perhaps, or a slip."""
-    asking: tuple[str, ...] = ("score_frames",) if asks_for_moments(recipe) else ASKING[recipe.chain.kind]
+def _warn_of_unsuitable_prompts(recipe: Recipe) -> None:
+    """Warn of prompts for another kind of question: an experiment, or a mistake."""
+    stages: tuple[str, ...] = ("score_frames",) if asks_for_moments(recipe) else PROMPTED_STAGES[recipe.chain.kind]
     if recipe.chain.kind == "full" and learned(recipe.chain):
-        asking += ("train_selector",)
-    _warn_of_odd_prompt(recipe, recipe.config_of("list_questions").dataset, *asking)
+        stages += ("train_selector",)
+    _warn_of_unsuitable_prompt(recipe, recipe.config_of("list_questions").dataset, *stages)
     if recipe.chain.kind == "full" and recipe.chain.pretraining_dataset:
-        _warn_of_odd_prompt(recipe, recipe.chain.pretraining_dataset, "pretrain_localizer")
+        _warn_of_unsuitable_prompt(recipe, recipe.chain.pretraining_dataset, "pretrain_localizer")
 
 
 def _warn_of_other_frames_at_once(recipe: Recipe) -> None:
-    """Warn where the Localizer is asked about another number of frames at once than it is trained on."""
+    """Warn if the Localizer scores another number of frames at once than it is trained on."""
     trains = recipe.chain.kind == "full"
     pretrains = trains and (asks_for_moments(recipe) or pretrains_localizer(recipe))
     refines = trains and not asks_for_moments(recipe) and "refined" in recipe.chain.selectors
     stages = ["pretrain_localizer"] * pretrains + ["refine_localizer"] * refines
     n_frames = recipe.config_of("score_frames").frames_at_once
     for name in stages:
-        trained = recipe.config_of(name).frames_at_once
-        if trained != n_frames:
+        n_trained = recipe.config_of(name).frames_at_once
+        if n_trained != n_frames:
             log.warning(
                 "[score_frames] frames_at_once = %d, but the Localizer is trained with [%s] frames_at_once = %d; "
                 "--set %s.frames_at_once=%d",
-                *(n_frames, name, trained, name, n_frames),
+                *(n_frames, name, n_trained, name, n_frames),
             )
 
 
 def _warn_of_second_pretraining(recipe: Recipe) -> None:
-    """Warn where the Localizer's pre-training starts from a checkpoint, which may be pre-trained already."""
+    """Warn if the Localizer's pre-training starts from a checkpoint, which may already be pre-trained."""
     weights = recipe.config_of("init_localizer").weights
     if weights:
         log.warning(
@@ -134,16 +141,16 @@ def _warn_of_second_pretraining(recipe: Recipe) -> None:
         )
 
 
-def _warn_of_odd_prompt(recipe: Recipe, dataset: str, *stages: str) -> None:
-    own_prompt = adapter_named(dataset).about.prompt
+def _warn_of_unsuitable_prompt(recipe: Recipe, dataset: str, *stages: str) -> None:
+    suitable = adapter_named(dataset).about.prompt
     for name in stages:
         prompt = recipe.config_of(name).prompt
-        if own_prompt and prompt not in (own_prompt, "custom"):
-            log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, own_prompt)
+        if suitable and prompt not in (suitable, "custom"):
+            log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, suitable)
 
 
 def _check_vlm(recipe: Recipe) -> None:
-    """Refuse a chain that does not say which model answers, or whose Answerer would be trained and not asked."""
+    """Refuse a chain that does not name the model that answers, or would train an Answerer without using it."""
     if recipe.chain.kind == "full":
         raise RecipeError(
             "[chain] answerer = 'vlm' is for the forward chain; the full one trains SeViLA's Answerer: "
@@ -152,27 +159,27 @@ def _check_vlm(recipe: Recipe) -> None:
     cfg = recipe.config_of("answer_with_vlm")
     if not cfg.weights and not cfg.served:
         raise RecipeError(
-            "[answer_with_vlm] names no model: weights = the name of a folder on this machine was wanted, or served = the name "
-            "that a server has for one"
+            "[answer_with_vlm] names no model; expected weights = the name of a local folder, or served = the name of a model "
+            "at a server"
         )
 
 
 def _check_full(recipe: Recipe) -> None:
-    """Refuse a full chain that cannot come to anything."""
+    """Refuse a full chain that cannot work."""
     chain, listing = recipe.chain, recipe.config_of("list_questions")
     if chain.scorer != LOCALIZER or compares_vectors(recipe):
-        what = f"[select_keyframes] selector = {recipe.config_of('select_keyframes').selector!r}"
-        what = what if chain.scorer == LOCALIZER else f"[chain] scorer = {chain.scorer!r}"
+        key = f"[select_keyframes] selector = {recipe.config_of('select_keyframes').selector!r}"
+        key = key if chain.scorer == LOCALIZER else f"[chain] scorer = {chain.scorer!r}"
         raise RecipeError(
-            f"{what} is for the forward chain; the full one trains Localizers and compares these: --set chain.kind=forward"
+            f"{key} is for the forward chain; the full one trains Localizers and compares these: --set chain.kind=forward"
         )
     splits = {"training_split": (listing.dataset, chain.training_split)}
     splits["pretraining_split"] = (chain.pretraining_dataset, chain.pretraining_split)
     for key, split in splits.items():
         if split == (listing.dataset, listing.split):
             raise RecipeError(f"[chain] {key} = {split[1]!r} is the split that is evaluated; name another one")
-    nothing_learned = not chain.pretraining_dataset and not recipe.config_of("init_localizer").weights
-    if nothing_learned and {"untrained", "pretrained"} <= set(chain.selectors):
+    has_pretrained = chain.pretraining_dataset or recipe.config_of("init_localizer").weights
+    if not has_pretrained and {"untrained", "pretrained"} <= set(chain.selectors):
         raise RecipeError(
             "[chain] selectors: the pretrained Localizer would be the untrained one; name a pretraining_dataset, or a "
             "checkpoint that is pre-trained already as [init_localizer] weights"
@@ -180,24 +187,24 @@ def _check_full(recipe: Recipe) -> None:
 
 
 def _check_moments(recipe: Recipe, evaluated: Artifact, training: Artifact) -> None:
-    """Refuse to pre-train on moments that are evaluated, or where there are none."""
+    """Refuse to pre-train on evaluated moments, or on a split without moments."""
     chain, listing = recipe.chain, recipe.config_of("list_questions")
     if chain.training_split == listing.split:
         raise RecipeError(
             f"[chain] training_split = {listing.split!r} is the split that is evaluated; name another one, or "
             "--set chain.kind=forward to train nothing"
         )
-    _check_unseen(evaluated, training, "training_split")
-    _check_taught(training, "training_split")
+    _check_disjoint(evaluated, training, "training_split")
+    _check_has_moments(training, "training_split")
 
 
 def _check_splits(recipe: Recipe, evaluated: Artifact, training: Artifact, pretraining: Artifact | None) -> None:
-    """Refuse to learn from what is evaluated, and oracle keyframes where the true moments are not known."""
-    for key, taught in (("training_split", training), ("pretraining_split", pretraining)):
-        if taught is not None:
-            _check_unseen(evaluated, taught, key)
+    """Refuse to train on evaluated questions, and oracle keyframes without known true moments."""
+    for key, trained in (("training_split", training), ("pretraining_split", pretraining)):
+        if trained is not None:
+            _check_disjoint(evaluated, trained, key)
     if pretraining is not None:
-        _check_taught(pretraining, "pretraining_split")
+        _check_has_moments(pretraining, "pretraining_split")
     selectors = [name for name in recipe.chain.selectors if name not in BY_SCORES]
     upper_bounds = ", ".join(name for name in selectors if "moments" in selector_named(name).needs)
     for questions in (evaluated, training):
@@ -208,34 +215,34 @@ def _check_splits(recipe: Recipe, evaluated: Artifact, training: Artifact, pretr
             )
 
 
-def _check_taught(learned: Artifact, key: str) -> None:
-    if exists(learned) and not knows_moments(learned):
+def _check_has_moments(training: Artifact, key: str) -> None:
+    if exists(training) and not knows_moments(training):
         raise RecipeError(
-            f"[chain] {key} = {learned.record.config['split']!r} of {learned.record.config['dataset']} knows no moments to "
+            f"[chain] {key} = {training.record.config['split']!r} of {training.record.config['dataset']} knows no moments to "
             "pre-train the Localizer on; name another one, or an empty pretraining_dataset"
         )
 
 
-def _check_unseen(evaluated: Artifact, learned: Artifact, key: str) -> None:
-    if not (exists(evaluated) and exists(learned)):  # a plan may not have them
+def _check_disjoint(evaluated: Artifact, training: Artifact, key: str) -> None:
+    if not (exists(evaluated) and exists(training)):  # a plan may not have them
         return
-    same = _askings(evaluated) & _askings(learned)
-    if same:
+    shared_questions = _question_keys(evaluated) & _question_keys(training)
+    if shared_questions:
         raise RecipeError(
-            f"[chain] {key} = {learned.record.config['split']!r}: {len(same)} questions of it are evaluated too, such as "
-            f"{min(same)[1]!r}; name splits that share none, as with --set list_questions.split=test "
+            f"[chain] {key} = {training.record.config['split']!r}: {len(shared_questions)} questions of it are evaluated too, "
+            f"such as {min(shared_questions)[1]!r}; name splits that share none, as with --set list_questions.split=test "
             f"--set chain.{key}=train (a file without a column `split` has one split only)"
         )
-    shared = _videos(evaluated) & _videos(learned)
-    if shared and evaluated.record.config["dataset"] == learned.record.config["dataset"]:
+    shared_videos = _video_ids(evaluated) & _video_ids(training)
+    if shared_videos and evaluated.record.config["dataset"] == training.record.config["dataset"]:
         log.warning(
             "[chain] %s = %r: %d of its videos are evaluated too, with other questions, such as %r",
-            *(key, learned.record.config["split"], len(shared), min(shared)),
+            *(key, training.record.config["split"], len(shared_videos), min(shared_videos)),
         )
 
 
-def check_names(recipes: Iterable[Recipe], given: Mapping[str, Iterable[str]]) -> None:
-    """Refuse places on the command line for names that none of the recipes has; warn of one that they do not read."""
+def check_names(recipes: Iterable[Recipe], places: Mapping[str, Iterable[str]]) -> None:
+    """Refuse places on the command line for names that no recipe has; warn of names that no recipe reads."""
     used: dict[str, set[str]] = {"annotations": set(), "videos": set(), "weights": set(), "scores": set()}
     backbones = set[str]()
     for recipe in recipes:
@@ -247,21 +254,11 @@ def check_names(recipes: Iterable[Recipe], given: Mapping[str, Iterable[str]]) -
         for kind, names in (("annotations", datasets), ("videos", datasets), ("weights", weights), ("scores", scores)):
             used[kind] |= names
         backbones.add(recipe.config_of("import_backbone").weights)
-    refuse_unused(given, used, {"weights": backbones})
-
-
-def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | None]) -> None:
-    """Find videos and weights that are not here before gigabytes of weights are asked for, read and loaded.
-
-    Args:
-        asked: the questions of every split whose videos are needed.
-    """
-    datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and exists(known)]
-    sources.check(datasets, needed_weights(recipe), served_by(recipe))
+    refuse_unused(places, used, {"weights": backbones})
 
 
 def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:
-    """Find frames that the ViT cannot read before they are decoded; a plan may not have a backbone yet."""
+    """Raise `RecipeError` for a frame size that the ViT cannot read, before decoding; a plan may not have a backbone."""
     if exists(backbone):
         image_size, size = backbone.description()["image_size"], recipe.config_of("sample_frames").size
         if size != image_size:
@@ -271,10 +268,10 @@ def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:
             )
 
 
-def _videos(questions: Artifact) -> set[str]:
+def _video_ids(questions: Artifact) -> set[str]:
     return set(questions.columns("videos", "video_id")["video_id"])
 
 
-def _askings(questions: Artifact) -> set[tuple[Any, ...]]:
+def _question_keys(questions: Artifact) -> set[tuple[Any, ...]]:
     rows = questions.typed_rows("questions", Question)
     return {(question.clip_id, question.question, question.options) for question in rows}

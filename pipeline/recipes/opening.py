@@ -1,4 +1,4 @@
-"""From what somebody asks for to what a chain is walked with: the recipe, how and where to run it, and its sources."""
+"""From a request to the arguments of a chain: the recipe, the run context, and the sources."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Request:
 
     Attributes:
         recipe: name of a recipe, or path of a `.toml` file.
-        settings: `stage.key=value`, over the recipe's.
-        seed: of all that is random, and of the demo's world.
-        places: of each kind, as `PlaceLookup` takes them; the demo brings its own where none is given.
-        shared: the places serve other recipes, too: names that this one does not have are no slips.
+        settings: `stage.key=value`, which override the recipe's.
+        seed: of all random choices, and of the demo's world.
+        places: by kind, as `PlaceLookup` takes them; the demo has its own if none are given.
+        shared: whether the places also serve other recipes, so that names this recipe does not have are allowed.
     """
 
     recipe: str
@@ -38,21 +38,21 @@ def open_recipe(
     run: RunContext,
     remembered: Collection[str] = (),
 ) -> tuple[Recipe, RunContext, Sources]:
-    """Return the recipe, `run` with the sources, and the sources; the demo's world is written if it is not there.
+    """Return the recipe, `run` with the sources, and the sources; generate the demo's world if it is missing.
 
     Args:
-        stages: those that a recipe may have sections of, by name.
-        remembered: as for `Sources`; who has the store remember all only looks, and nothing is fetched from the model hub.
+        stages: those that a recipe may configure, by name.
+        remembered: kinds of places taken from the store, as for `Sources`; with all of them nothing is downloaded.
 
     Raises:
         RecipeError: the recipe, a setting or a place is wrong.
     """
-    recipe = load(request.recipe, stages, request.settings, request.seed)  # before a world is rendered for it
+    recipe = load(request.recipe, stages, request.settings, request.seed)  # first, as it may fail; rendering takes long
     places = request.places
     if not request.shared:
         check_names([recipe], places)
     if brings_data(request.recipe) and not (places.get("annotations") or places.get("videos")):
         places = {**places, **places_in(run.store, request.recipe, request.seed or 0)}
-    only_looks = set(KINDS) <= set(remembered)
-    sources = Sources(run.store.digests, places, run.download and not only_looks, remembered)
+    is_offline = set(KINDS) <= set(remembered)
+    sources = Sources(run.store.digests, places, run.download and not is_offline, remembered)
     return recipe, replace(run, sources=sources), sources

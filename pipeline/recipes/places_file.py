@@ -1,4 +1,4 @@
-"""The first `sevila.toml`: every name that a recipe has data or weights by, as lines to fill in."""
+"""The template of `sevila.toml`: the names of data and weights in the recipes, as lines to fill in."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ KINDS_TEXT = {
 
 
 def places_text(recipes: Iterable[Recipe]) -> str:
-    """Return a config file in which each name of these recipes has a line of comment; empty sections have no effect."""
+    """Return a config file with a commented line for each name of these recipes; empty sections have no effect."""
     names: dict[str, dict[str, None]] = {kind: {} for kind in KINDS_TEXT}
     for recipe in recipes:
-        if recipe.chain.backbone == "trained":  # which brings its own world
+        if recipe.chain.backbone == "trained":  # has generated data
             continue
         datasets = [recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset]
         weights = [recipe.config_of(stage).weights for stage in ("import_backbone", "init_localizer", "init_answerer")]
-        for kind, of_kind in (("annotations", datasets), ("videos", datasets), ("weights", weights)):
-            names[kind] |= dict.fromkeys(filter(None, of_kind))
+        for kind, used in (("annotations", datasets), ("videos", datasets), ("weights", weights)):
+            names[kind] |= dict.fromkeys(filter(None, used))
     parts = [HEAD]
     for kind, about in KINDS_TEXT.items():
         lines = [f'# "{name}" = "{_example(kind, name)}"' for name in names[kind]]
@@ -36,5 +36,5 @@ def places_text(recipes: Iterable[Recipe]) -> str:
 
 
 def _example(kind: str, name: str) -> str:
-    own = name.rpartition("/")[2]
-    return f"/path/to/{own}/videos" if kind == "videos" else f"/path/to/{own}"
+    folder = f"/path/to/{name.rpartition('/')[2]}"
+    return f"{folder}/videos" if kind == "videos" else folder

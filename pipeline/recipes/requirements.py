@@ -12,7 +12,7 @@ from pipeline.engine.stage import Artifact, Stage
 from pipeline.engine.weights import Weights
 
 LOCALIZER = "localizer"
-# The stages of each scorer that `[chain] scorer` may name: the first takes in what it is made of, the last scores.
+# The stages of each `[chain] scorer`: the first imports its weights or scores, the last scores.
 SCORER_STAGES = {
     LOCALIZER: ("init_localizer", "score_frames"),
     "imported": ("import_scores",),
@@ -22,16 +22,16 @@ SCORER_STAGES = {
 
 
 class Split(NamedTuple):
-    """A split of a data set, and what the chain uses it for."""
+    """A split of a data set and its role in the chain."""
 
     dataset: str
     split: str
-    name: str
+    name: str  # of the role, in plans and logs
     subtitles: bool = False
 
     @property
     def where(self) -> dict[str, Any]:
-        """Config keys of the listing of its questions."""
+        """The config keys of `list_questions` for this split."""
         return {"dataset": self.dataset, "split": self.split, "subtitles": self.subtitles}
 
     def annotations(self, sources: Sources) -> AnnotationFiles:
@@ -40,12 +40,12 @@ class Split(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """The splits that a chain reads, the forward chain of questions only the first.
+    """The splits that a chain reads; the forward chain of questions reads only `test`.
 
     Attributes:
-        test: whose questions are evaluated.
-        train: what Localizer and Answerer are trained on; where queries ask for moments, what the Localizer is.
-        pretraining: whose moments the Localizer of the full chain is pre-trained on; None: nobody's, or those of `train`.
+        test: evaluated.
+        train: for training of Localizer and Answerer; of the Localizer only, if the questions are queries for moments.
+        pretraining: with the moments for the Localizer's pre-training in the full chain; None: no pre-training, or on `train`.
     """
 
     test: Split
@@ -54,9 +54,9 @@ class Splits(NamedTuple):
 
 
 class SplitArtifacts(NamedTuple):
-    """The questions of one split, the frames of their videos, the ViT's features of those, and the ViT.
+    """The questions of one split, the frames of their videos, the frames' features, and the backbone that computes them.
 
-    The forward chain has neither of the latter where nobody reads features.
+    In a forward chain without a reader of features, `features` and `backbone` are None.
     """
 
     questions: Artifact
@@ -66,16 +66,16 @@ class SplitArtifacts(NamedTuple):
 
     @property
     def videos(self) -> tuple[Artifact, Artifact]:
-        """Questions and frames: of what keyframes are selected."""
+        """The questions and frames, from which keyframes are selected."""
         return self.questions, self.frames
 
     def read(self, keyframes: Artifact) -> tuple[Artifact, Artifact, Artifact, Artifact]:
-        """Return what an Answerer reads where it sees these keyframes only."""
+        """Return the inputs of an Answerer that reads these keyframes."""
         return self.questions, keyframes, self.features, self.backbone
 
 
 class Released(NamedTuple):
-    """The models before a chain trains them; None for one that it does not use."""
+    """The models before training; None for one that the chain does not use."""
 
     backbone: Any = None  # a Backbone
     localizer: Artifact | None = None
@@ -83,47 +83,48 @@ class Released(NamedTuple):
 
 
 def asks_for_moments(recipe: Recipe) -> bool:
-    """Whether the questions are queries for moments of the video: nobody is asked for an answer."""
+    """Return whether the questions are queries for moments of the video, without answers."""
     prompt = recipe.config_of("score_frames").prompt
-    if prompt == "custom":  # asks the same in other words
+    if prompt == "custom":  # of the same kind as the data set's prompt
         prompt = adapter_named(recipe.config_of("list_questions").dataset).about.prompt
     return bool(prompt == "moment")
 
 
 def evaluates_settings(recipe: Recipe) -> bool:
-    """Whether the chain is the full one of questions, which compares choices of keyframes."""
+    """Return whether the chain is the full one of questions, which compares choices of keyframes."""
     return recipe.chain.kind == "full" and not asks_for_moments(recipe)
 
 
 def backbone_stage_name(recipe: Recipe) -> str:
-    """Return the name of the stage that makes the recipe's backbone, if there is one."""
+    """Return the name of the stage that outputs the recipe's backbone; it may not exist."""
     name = recipe.chain.backbone
     return {"imported": "import_backbone", "trained": "train_backbone"}.get(name, name)
 
 
 def backbone_weights(recipe: Recipe) -> set[str]:
-    """Return the name of the weights that the backbone is made from; none where it is made from none."""
+    """Return the name of the backbone's weights, as a set; empty if it needs none."""
     return {getattr(recipe.config_of(backbone_stage_name(recipe)), "weights", "")} - {""}
 
 
 def uses_localizer(recipe: Recipe) -> bool:
-    """Whether the recipe's chain has a Localizer."""
+    """Return whether the recipe's chain has a Localizer."""
     if evaluates_settings(recipe):
         return bool(set(recipe.chain.selectors) & set(LOCALIZERS))
     return scorer_of(recipe) == LOCALIZER
 
 
 def scorer_of(recipe: Recipe) -> str:
-    """Return who scores frames for the forward chain, as `[chain] scorer` names it; empty where nobody looks at scores."""
-    looks = asks_for_moments(recipe) or recipe.config_of("select_keyframes").method == "localizer"
-    return recipe.chain.scorer if looks else ""
+    """Return the forward chain's scorer of frames, as in `[chain] scorer`; empty if it needs no scores."""
+    needs_scores = asks_for_moments(recipe) or recipe.config_of("select_keyframes").method == "localizer"
+    return recipe.chain.scorer if needs_scores else ""
 
 
 def scorer_weights(recipe: Recipe) -> set[str]:
-    """Return the names of the weights that a scorer other than the Localizer is made from."""
+    """Return the name of the weights of a scorer other than the Localizer, as a set; empty if it needs none."""
     scorer = scorer_of(recipe)
-    first = "" if scorer == LOCALIZER else SCORER_STAGES.get(scorer, (scorer,))[0]  # another package's is one stage
-    return {getattr(recipe.configs.get(first), "weights", "")} - {""}
+    # A scorer of another package is a single stage of its name.
+    import_stage = "" if scorer == LOCALIZER else SCORER_STAGES.get(scorer, (scorer,))[0]
+    return {getattr(recipe.configs.get(import_stage), "weights", "")} - {""}
 
 
 def needed_weights(recipe: Recipe) -> list[str]:
@@ -136,62 +137,62 @@ def needed_weights(recipe: Recipe) -> list[str]:
 
 
 def queried_by(recipe: Recipe, *weights: Artifact | None) -> tuple[Artifact | None, ...]:
-    """Return the weights whose Q-Formers' outputs are kept in place of the ViT's features; None for each where those are."""
-    keeps = recipe.config_of("extract_features").level == "queries"
-    return weights if keeps else tuple(None for _ in weights)
+    """Return `weights` if the features are outputs of their Q-Formers (level = "queries"), else None for each."""
+    is_queried = recipe.config_of("extract_features").level == "queries"
+    return weights if is_queried else tuple(None for _ in weights)
 
 
 def compares_vectors(recipe: Recipe) -> bool:
-    """Whether the recipe's selector compares vectors of frames."""
+    """Return whether the recipe's selector compares vectors of frames."""
     return "vectors" in recipe.config_of("select_keyframes").chosen_by.needs
 
 
 def uses_vlm(recipe: Recipe) -> bool:
-    """Whether another video-language model answers in the Answerer's place."""
+    """Return whether another video-language model answers instead of the Answerer."""
     return recipe.chain.answerer == "vlm" and not asks_for_moments(recipe)
 
 
 def uses_answerer(recipe: Recipe) -> bool:
-    """Whether the recipe's chain has an Answerer."""
+    """Return whether the recipe's chain has an Answerer."""
     return not asks_for_moments(recipe) and not uses_vlm(recipe)
 
 
 def reads_features(recipe: Recipe) -> bool:
-    """Whether somebody in the recipe's chain reads the ViT's features: nobody where others both score and answer."""
-    compared = compares_vectors(recipe) and scorer_of(recipe) != "clip"  # which brings vectors of its own
-    is_of_others = scorer_of(recipe) in recipe.configs  # another package's stage, which may read them
-    return uses_localizer(recipe) or uses_answerer(recipe) or compared or is_of_others
+    """Return whether a stage of the recipe's chain reads the backbone's features."""
+    compares_features = compares_vectors(recipe) and scorer_of(recipe) != "clip"  # which has its own vectors
+    is_external = scorer_of(recipe) in recipe.configs  # a stage of another package, which may read them
+    return uses_localizer(recipe) or uses_answerer(recipe) or compares_features or is_external
 
 
 def weights_of(recipe: Recipe, sources: Sources, stage: Stage) -> Weights | None:
-    """Return the weights that the recipe names for a stage; None where it names none."""
+    """Return the weights that the recipe names for a stage, or None."""
     name = recipe.config_of(stage.name).weights
     return sources.weights(name) if name else None
 
 
 def vlm_of(recipe: Recipe, sources: Sources) -> Weights | None:
-    """Return the video-language model that answers; None for one that a server has."""
+    """Return the weights of the video-language model that answers; None for a served one."""
     name = recipe.config_of("answer_with_vlm").weights
     return sources.weights(name, files_of_vlm) if name else None
 
 
 def exists(artifact: Artifact) -> bool:
-    """Whether the artifact is in the store; a plan may not have it yet."""
+    """Return whether the artifact is in the store; in a plan it may not be."""
     return artifact.id is not None and artifact.store.exists(artifact.id)
 
 
 def knows_moments(questions: Artifact) -> bool:
-    """Whether keyframes can be judged by true moments; a plan may not have the questions."""
+    """Return whether true moments of the questions are known; False if a plan does not have the questions yet."""
     return exists(questions) and questions.record.rows["moments"] > 0
 
 
 def served_by(recipe: Recipe) -> str:
-    """Return the name of the model that a server has and that answers; empty where no server is asked."""
+    """Return the name of the served model that answers; empty if there is none."""
     return str(recipe.config_of("answer_with_vlm").served) if uses_vlm(recipe) else ""
 
 
 def pretrains_localizer(recipe: Recipe) -> bool:
-    """Whether the full chain of questions pre-trains the Localizer on moments, to compare or to refine it."""
+    """Return whether the full chain of questions pre-trains the Localizer on moments, to compare or to refine it."""
     return bool(recipe.chain.pretraining_dataset and {"pretrained", "refined"} & set(recipe.chain.selectors))
 
 
@@ -202,5 +203,5 @@ def splits_of(recipe: Recipe) -> Splits:
     train = Split(listing.dataset, chain.training_split, "training split", listing.subtitles)
     subtitles = listing.subtitles and chain.pretraining_dataset == listing.dataset
     pretraining = Split(chain.pretraining_dataset, chain.pretraining_split, "pre-training split", subtitles)
-    has_own = pretrains_localizer(recipe) and pretraining.where != train.where
-    return Splits(test, train, pretraining if has_own else None)
+    is_separate = pretrains_localizer(recipe) and pretraining.where != train.where
+    return Splits(test, train, pretraining if is_separate else None)

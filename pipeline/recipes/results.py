@@ -1,4 +1,4 @@
-"""The results of a full chain: every setting that was evaluated, the pseudo-labels and the trainings."""
+"""The results of a full chain: every evaluated setting, the pseudo-labels and the trained weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Column = Literal["zero-shot", "zero-shot, voting", "fine-tuned", "moment recall"
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to choose keyframes: a selector and, of the refined Localizer, the round that it comes from, from 1; else 0."""
+    """A way to choose keyframes: a selector and, for the refined Localizer, its round from 1; 0 for others."""
 
     selector: str
     iteration: int = 0
@@ -32,12 +32,12 @@ class Choice:
 
     @property
     def round(self) -> str:
-        """The round of self-refinement, for people."""
+        """The name of the round of self-refinement."""
         return f"round {self.iteration}"
 
     @property
     def is_scored(self) -> bool:
-        """Whether the keyframes are those that a Localizer, or a selector trained on answers, scores highest."""
+        """Whether the keyframes have the highest scores of a Localizer or of a selector trained on answers."""
         return self.selector in BY_SCORES
 
     @property
@@ -47,8 +47,8 @@ class Choice:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """Config keys of the selection."""
-        # Where nothing is drawn, another seed of the recipe must not make the same keyframes again.
+        """The config keys of `select_keyframes` for this choice."""
+        # A selector without randomness gets seed 0, so that recipes with different seeds share its keyframes.
         if self.is_scored:
             return {"method": "localizer", "seed": 0}
         seed = {} if "rng" in selector_named(self.selector).needs else {"seed": 0}
@@ -56,12 +56,12 @@ class Choice:
 
     @property
     def zero_shot(self) -> tuple[Way, Way]:
-        """The ways to answer that train nothing."""
+        """The ways to answer without training."""
         return Way(self, "zero-shot", "concatenate"), Way(self, "zero-shot", "vote")
 
     @property
     def tuned(self) -> Way:
-        """The way to answer of the Answerer that was fine-tuned on such keyframes."""
+        """The way to answer with the Answerer fine-tuned on these keyframes."""
         return Way(self, "fine-tuned", "concatenate")
 
 
@@ -69,14 +69,14 @@ UNTRAINED, PRETRAINED = Choice("untrained"), Choice("pretrained")
 
 
 class Picked(NamedTuple):
-    """The keyframes of a choice, and the scores that they were chosen by, if any."""
+    """The keyframes of a choice, and the scores that selected them, if any."""
 
     scores: Artifact | None
     keyframes: Artifact
 
 
 def baselines(chain: Chain) -> list[Choice]:
-    """Return the selectors to compare that look at no score: baselines and upper bounds."""
+    """Return the selectors to compare that use no scores: baselines and upper bounds."""
     return [Choice(selector) for selector in chain.selectors if selector not in BY_SCORES]
 
 
@@ -86,7 +86,7 @@ def learned(chain: Chain) -> list[Choice]:
 
 
 def refinements(chain: Chain) -> list[Choice]:
-    """Return the refined Localizer of each round of self-refinement; none where it is not compared."""
+    """Return the refined Localizer of each round of self-refinement; empty if it is not compared."""
     return [Choice("refined", round) for round in range(1, chain.iterations + 1) if "refined" in chain.selectors]
 
 
@@ -95,9 +95,9 @@ class Way:
     """One way to answer the questions.
 
     Attributes:
-        choice: who chose the keyframes.
-        answerer: as it came, or trained on keyframes of the same choice.
-        method: keyframes read together, or each alone and the majority taken.
+        choice: the way the keyframes are chosen.
+        answerer: as released, or fine-tuned on keyframes of the same choice.
+        method: keyframes read together, or each alone with a majority vote.
     """
 
     choice: Choice
@@ -106,7 +106,7 @@ class Way:
 
     @property
     def name(self) -> str:
-        """Its name among the chain's ways, for people."""
+        """The name in plans and logs."""
         return f"{self.choice.name}, {self.column}"
 
     @property
@@ -119,11 +119,12 @@ class Way:
 
 @dataclass(frozen=True)
 class Setting:
-    """A way to answer, evaluated.
+    """An evaluated way to answer.
 
     Attributes:
-        metrics: the artifact of stage evaluate, whose class is not known down here.
-        localization: how well its keyframes hit the true moments; None where these are not known.
+        way: the way.
+        metrics: the artifact of the stage evaluate, whose class this room may not import.
+        localization: the localisation metrics of its keyframes; None if the true moments are not known.
     """
 
     way: Way
@@ -143,7 +144,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """Weights that the chain has trained; `what` says which, for people."""
+    """Weights trained by the chain, and a description of them."""
 
     what: str
     weights: Artifact
@@ -155,11 +156,11 @@ class RoundLabels(Protocol):
     id: str | None
 
     def text(self) -> str:
-        """Return what they hold, in words."""
+        """Return a summary."""
 
 
 class EvaluatedRow(NamedTuple):
-    """A row of the table: the Answerer that was fine-tuned on its keyframes, and each way to answer that was evaluated."""
+    """A row of the table: the Answerer fine-tuned on its keyframes, and the evaluated ways to answer."""
 
     choice: Choice
     answerer: Artifact
@@ -175,41 +176,42 @@ class Results:
     _parts: list[TrainedWeights | Future[EvaluatedRow]] = field(default_factory=list)
 
     def trained(self, what: str, weights: Artifact) -> None:
-        """Take weights in."""
+        """Add trained weights, described by `what`."""
         self._parts.append(TrainedWeights(what, weights))
 
     def refined(self, choice: Choice, labels: RoundLabels, weights: Artifact) -> None:
-        """Take a round of self-refinement in."""
+        """Add a round of self-refinement."""
         self.labels.append(labels)
         self.trained(f"Localizer, refined in {choice.round}", weights)
 
     def add(self, row: Future[EvaluatedRow]) -> Future[EvaluatedRow]:
-        """Take a row in, which may be at work, and return it."""
+        """Add a row, which may still be running, and return it."""
         self._parts.append(row)
         return row
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """Every way to answer that was evaluated, in the chain's order; waits for those that are at work."""
+        """All evaluated ways to answer, in the chain's order; waits for running rows."""
         rows = [part.result() for part in self._parts if not isinstance(part, TrainedWeights)]
         return [setting for row in rows for setting in row.settings]
 
     @property
     def trainings(self) -> list[TrainedWeights]:
-        """All weights that were trained, in the chain's order."""
-        return [part if isinstance(part, TrainedWeights) else _tuned(part.result()) for part in self._parts]
+        """All trained weights, in the chain's order; waits for running rows."""
+        return [part if isinstance(part, TrainedWeights) else _answerer_of(part.result()) for part in self._parts]
 
     def rows(self) -> list[str]:
-        """The names of the table's rows, in its order: who chose the keyframes."""
-        return [choice.name for choice in sorted({setting.way.choice: None for setting in self.settings}, key=_place)]
+        """Return the names of the table's rows, its choices of keyframes, in order."""
+        choices = dict.fromkeys(setting.way.choice for setting in self.settings)
+        return [choice.name for choice in sorted(choices, key=_row_order)]
 
     def settings_by_cell(self) -> dict[tuple[str, Column], Setting]:
-        """Return each setting under its row and column."""
+        """Return each setting by row and column."""
         return {(setting.row, setting.column): setting for setting in self.settings}
 
     @cached_property
     def values(self) -> dict[tuple[str, Column], float]:
-        """Return every number of the table, in percent, by row and column; without those that have nothing behind them."""
+        """The table's numbers, in percent, by row and column, without undefined ones."""
         cells: dict[tuple[str, Column], float | None] = {}
         for setting in self.settings:
             cells[setting.row, setting.column] = setting.metrics.headline().accuracy_percent
@@ -221,12 +223,12 @@ class Results:
 
 
 class Setup(NamedTuple):
-    """The common ground of all settings that are compared.
+    """The artifacts that all compared settings share.
 
     Attributes:
-        test: answered, and never trained on.
-        train: whose keyframes the Answerer is fine-tuned on.
-        answerer: as released; its answers are the zero-shot ones.
+        test: evaluated, never used for training.
+        train: for fine-tuning of the Answerer on keyframes.
+        answerer: as released, for zero-shot answers.
     """
 
     test: SplitArtifacts
@@ -234,12 +236,12 @@ class Setup(NamedTuple):
     answerer: Artifact | None
 
 
-def _tuned(row: EvaluatedRow) -> TrainedWeights:
+def _answerer_of(row: EvaluatedRow) -> TrainedWeights:
     return TrainedWeights(f"Answerer, {row.choice.name}", row.answerer)
 
 
-def _place(choice: Choice) -> tuple[int, int]:
-    """Where the row of a choice stands: selectors as they came, then Localizers, then upper bounds."""
+def _row_order(choice: Choice) -> tuple[int, int]:
+    """Return the sort key of a choice's row: selectors in the recipe's order, then Localizers, then upper bounds."""
     if choice.is_trained_selector:
         return 0, 0
     if choice.is_scored:
@@ -248,5 +250,5 @@ def _place(choice: Choice) -> tuple[int, int]:
 
 
 def keyframe_row(localization: Artifact) -> LocalizationRow:
-    """Return how well the keyframes hit the true moments."""
+    """Return the localisation metrics of the chosen keyframes."""
     return next(row for row in localization.typed_rows("localization", LocalizationRow) if row.source == "keyframes")

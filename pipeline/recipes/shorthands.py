@@ -1,4 +1,4 @@
-"""Words for many settings at once: each becomes the `stage.key=value` that it stands for, so that identities know no other."""
+"""Options for several settings at once, expanded to `stage.key=value`, so that identities contain only these."""
 
 from __future__ import annotations
 
@@ -9,36 +9,32 @@ from pipeline.engine.hardware import is_gpu
 from pipeline.engine.stage import Stage
 
 Precision = Literal["float32", "bfloat16", "int8", "fp8", "auto"]
-OF_FEATURES = (
-    "float16"  # what a ViT computes in on a GPU where its stage offers it: what it stores, and what recipes say
-)
+FEATURE_PRECISION = "float16"  # of feature extraction on a GPU, as in the package's recipes; equals the stored type
 
 
 def settings_of(stages: Mapping[str, Stage], precision: Precision | None, limit: int | None, device: str) -> list[str]:
-    """Return the settings that one precision for a whole recipe, and a limit on its questions, stand for.
+    """Expand one precision for a whole recipe, and a limit on its questions, to settings.
 
     Args:
-        precision: of every stage that has one; auto: float32 on a CPU; on a GPU what the recipes of the package have,
-            bfloat16, and float16 where features are extracted. int8 and fp8: of every stage that asks the frozen language
-            model; `auto` of all others.
-        limit: how many questions of each split are asked.
-        device: on which the recipe will run, as of `RunContext`.
+        precision: for every stage that has one. auto: float32 on a CPU; on a GPU as in the package's recipes, bfloat16, and
+            float16 for feature extraction. int8 and fp8: for stages that use the frozen language model, auto for others.
+        limit: maximum number of questions per split.
+        device: of the run, as in `RunContext`.
     """
     settings = [] if limit is None else [f"list_questions.limit={limit}"]
     if precision is None:
         return settings
-    # torch is imported to see a GPU, where that decides.
-    on_gpu = precision not in ("float32", "bfloat16") and is_gpu(device)
+    on_gpu = precision not in ("float32", "bfloat16") and is_gpu(device)  # in this order: is_gpu may import torch
     for name, stage in stages.items():
         field = stage.config.model_fields.get("precision")
         if field is not None:
-            settings.append(f"{name}.precision={_of_stage(precision, get_args(field.annotation), on_gpu)}")
+            settings.append(f"{name}.precision={_stage_precision(precision, get_args(field.annotation), on_gpu)}")
     return settings
 
 
-def _of_stage(precision: Precision, offered: tuple[Any, ...], on_gpu: bool) -> str:
-    if precision in offered:
+def _stage_precision(precision: Precision, supported: tuple[Any, ...], on_gpu: bool) -> str:
+    if precision in supported:
         return precision
     if not on_gpu:
         return "float32"
-    return OF_FEATURES if OF_FEATURES in offered else "bfloat16"
+    return FEATURE_PRECISION if FEATURE_PRECISION in supported else "bfloat16"

@@ -1,1 +1,1 @@
-"""Choosing: scores (and vectors) of frames in, frame numbers or moments out; pure functions, one file a method."""
+"""Selection: frame scores (and vectors) in, frame positions or moments out; pure functions, one file per method."""

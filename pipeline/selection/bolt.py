@@ -1,4 +1,4 @@
-"""BOLT: frames at equal steps of the scores' cumulative distribution, so that where scores are high, frames are close.
+"""BOLT: inverse transform sampling: frames at equal steps of the scores' cumulative distribution, denser where scores are high.
 
 Liu et al., BOLT: Boost Large Vision-Language Model Without Training for Long-form Video Understanding, CVPR 2025,
 arXiv 2503.21483.
@@ -12,19 +12,19 @@ from pipeline.selection.selector import Floats, Options, Positions, selector
 
 
 class BoltOptions(Options):
-    """How sharply the scores decide."""
+    """How sharply the scores are weighted."""
 
     power: float = Field(
-        1.0, gt=0, description="of the scores from 0 to 1; 1 leaves them (the official code writes -1)"
+        1.0, gt=0, description="exponent of the scores scaled to 0 to 1; 1: unchanged (-1 in the official code)"
     )
 
 
 @selector(version=1, source="BOLT, CVPR 2025, arXiv 2503.21483", repeats=True)
 def bolt(scores: Floats, k: int, options: BoltOptions) -> Positions:
-    """The frames at which the distribution reaches k steps from 1/k to 1 - 1/k; one that holds several steps comes as often.
+    """Return the frames at which the distribution reaches k steps from 1/k to 1 - 1/k; a frame is repeated for each step.
 
-    k = 1: where it reaches a half (the formula's own 1 would be the last frame). Fewer candidates than k: each once.
-    Constant scores: all weigh the same, so that frames are evenly spread.
+    k = 1: the frame at which it reaches a half (the formula would give the last frame). Fewer candidates than k: each once.
+    Constant scores: evenly spread frames.
     """
     if len(scores) < k:
         return np.arange(len(scores))

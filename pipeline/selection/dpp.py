@@ -1,4 +1,4 @@
-"""A determinantal point process, greedily: the frames whose relevance and joint volume are largest.
+"""Greedy inference of a determinantal point process: the frames with the largest relevance and joint volume.
 
 Chen et al., Fast Greedy MAP Inference for Determinantal Point Process to Improve Recommendation Diversity, NeurIPS 2018,
 arXiv 1709.05135 (algorithm 1, with the trade-off of its equation 10).
@@ -11,42 +11,43 @@ from pipeline.selection.scaling import min_max, unit_vectors
 from pipeline.selection.selector import Floats, Options, Positions, selector
 from pipeline.selection.top_k import top_k_positions
 
-COPY = 1e-10  # of a vector's squared length: what is left of a frame that the chosen ones span
+SPANNED = 1e-10  # squared length of a unit vector's residual at which the chosen frames span the frame
 
 
 class DppOptions(Options):
-    """How relevance and diversity are weighed."""
+    """The weights of relevance and diversity."""
 
     relevance: float = Field(
         0.5,
         ge=0,
         lt=1,
-        description="weight of the sum of the scores from 0 to 1; the rest is that of the log-determinant",
+        description="weight of the sum of the scores scaled to 0 to 1; the log-determinant has the remaining weight",
     )
 
 
 @selector(version=1, source="fast greedy DPP, NeurIPS 2018, arXiv 1709.05135")
 def dpp(scores: Floats, vectors: Floats, k: int, options: DppOptions) -> Positions:
-    """k frames that greedily raise relevance * sum of scores + (1 - relevance) * log det of their cosines most.
+    """Return k frames that greedily maximise relevance * sum of scores + (1 - relevance) * log det of their cosines.
 
-    Scores from 0 to 1 within the question; of equal gains the earlier frame. Frames that those chosen span (copies; any, once
-    as many are chosen as vectors have dimensions) come last, the highest scores first. All frames if there are at most k.
+    Scores are scaled to 0 to 1 within the question; of equal gains, the earlier frame. Frames in the span of those chosen
+    (duplicates; any, once as many are chosen as vectors have dimensions) come last, by descending score. If there are at most
+    k frames, all are chosen.
     """
     n = len(scores)
     frames, relevance = unit_vectors(vectors), options.relevance * min_max(scores)
-    left = np.ones(n)  # squared length of what the chosen frames do not span
-    spanned = np.zeros((min(k, n), n))  # rows of the Cholesky factor
+    residual = np.ones(n)  # squared length of each vector's part outside the span of the chosen frames
+    cholesky = np.zeros((min(k, n), n))
     chosen: list[int] = []
     for row in range(min(k, n)):
-        gains = relevance + (1 - options.relevance) * np.log(np.maximum(left, COPY))
-        gains[left <= COPY] = -np.inf
+        gains = relevance + (1 - options.relevance) * np.log(np.maximum(residual, SPANNED))
+        gains[residual <= SPANNED] = -np.inf
         best = int(np.argmax(gains))
         if gains[best] == -np.inf:
             break
         cosines = frames @ frames[best]
-        spanned[row] = (cosines - spanned[:row, best] @ spanned[:row]) / np.sqrt(left[best])
-        left -= spanned[row] ** 2
-        left[best] = 0
+        cholesky[row] = (cosines - cholesky[:row, best] @ cholesky[:row]) / np.sqrt(residual[best])
+        residual -= cholesky[row] ** 2
+        residual[best] = 0
         chosen.append(best)
     rest = np.delete(np.arange(n), chosen)
     if len(chosen) < min(k, n):

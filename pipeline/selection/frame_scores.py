@@ -1,4 +1,4 @@
-"""The scores of the frames of many questions, as columns: the Localizer's, or any other scorer's."""
+"""Frame scores of many questions as columns, by the Localizer or any other scorer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ScoresByQuestion:
     """Scores of N frames, each [N] float32, those of a question's clip together and in time order.
 
     Attributes:
-        where: where the frames of a question stand, by its id, where all its scores are finite.
-        failed: why a question has no scores to choose by, by its id.
+        where: the frames of each question whose scores are all finite, by question id.
+        failed: the reason why a question has no usable scores, by question id.
     """
 
     logit_yes: np.ndarray
@@ -30,25 +30,26 @@ class ScoresByQuestion:
     failed: Mapping[str, Reason]
 
     def ranking(self, rank_by: RankBy) -> Ranking:
-        """Return by which values the frames of each question are ranked, [T] float64, by the question's id."""
+        """Return the values that rank the frames of each question, [T] float64, by question id."""
         return Ranking(self, rank_by)
 
     def margin(self, id: str) -> np.ndarray:
-        """Return by how much the logit of yes exceeds that of no in each frame of a question, [T] float64."""
+        """Return logit_yes - logit_no of each frame of a question, [T] float64."""
         where = self.where[id]
         return self.logit_yes[where].astype(np.float64) - self.logit_no[where].astype(np.float64)
 
 
 class Ranking(Mapping[str, np.ndarray]):
-    """By which values the frames of each question are ranked, [T] float64, by its id; computed when they are asked for."""
+    """The values that rank the frames of each question, [T] float64, by question id; computed on access."""
 
     def __init__(self, scores: ScoresByQuestion, rank_by: RankBy) -> None:
         self._scores, self._rank_by = scores, rank_by
 
     def __getitem__(self, id: str) -> np.ndarray:
-        where = self._scores.where[id]
-        of = self._scores
-        return ranking_scores(of.logit_yes[where], of.logit_no[where], of.probability_yes[where], self._rank_by)
+        scores, where = self._scores, self._scores.where[id]
+        return ranking_scores(
+            scores.logit_yes[where], scores.logit_no[where], scores.probability_yes[where], self._rank_by
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._scores.where)
@@ -58,7 +59,7 @@ class Ranking(Mapping[str, np.ndarray]):
 
 
 def columns_of_one_score(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Return FrameScores' columns of a scorer that gives one number a frame, [N]: frames rank by it whatever `rank_by` is."""
+    """Return the columns of FrameScores for a scorer with one number per frame, [N], which ranks for every `rank_by`."""
     scores = values.astype(np.float32)
     return {
         "logit_yes": scores,
@@ -71,16 +72,20 @@ def columns_of_one_score(values: np.ndarray) -> dict[str, np.ndarray]:
 def columns_of_question(
     question: Question, clip: Mapping[str, np.ndarray], values: np.ndarray, truncated: np.ndarray | bool
 ) -> dict[str, np.ndarray]:
-    """Return FrameScores' columns of one question's clip of T frames, each [T], by a scorer that gives one number a frame."""
+    """Return the columns of FrameScores for one question's T frames, each [T], by a scorer with one number per frame."""
     scores = columns_of_one_score(values)
     scores["truncated"][:] = truncated
     n_frames = len(clip["row"])
-    of_question = {"question_id": question.question_id, "video_id": question.video_id}
-    rows = {name: np.full(n_frames, value, object) for name, value in of_question.items()}
-    places = {"position": np.arange(n_frames), "frame_index": clip["frame_index"], "seconds": clip["seconds"]}
-    return rows | places | scores
+    return {
+        "question_id": np.full(n_frames, question.question_id, object),
+        "video_id": np.full(n_frames, question.video_id, object),
+        "position": np.arange(n_frames),
+        "frame_index": clip["frame_index"],
+        "seconds": clip["seconds"],
+        **scores,
+    }
 
 
 def joined_columns(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the columns of several questions, at least one, as one."""
+    """Concatenate the columns of one or more questions."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

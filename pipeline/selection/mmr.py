@@ -1,4 +1,4 @@
-"""Maximal marginal relevance: one frame after the other, each relevant and unlike those already chosen.
+"""Maximal marginal relevance: frames chosen one by one, each relevant and dissimilar to those already chosen.
 
 Carbonell and Goldstein, The Use of MMR, Diversity-Based Reranking for Reordering Documents and Producing Summaries, SIGIR 1998.
 """
@@ -11,19 +11,19 @@ from pipeline.selection.selector import Floats, Options, Positions, selector
 
 
 class MmrOptions(Options):
-    """How relevance and novelty are weighed."""
+    """The weights of relevance and novelty."""
 
     relevance: float = Field(
-        0.5, ge=0, le=1, description="weight of the score from 0 to 1; the rest is that of novelty"
+        0.5, ge=0, le=1, description="weight of the score scaled to 0 to 1; novelty has the remaining weight"
     )
 
 
 @selector(version=1, source="MMR, SIGIR 1998")
 def mmr(scores: Floats, vectors: Floats, k: int, options: MmrOptions) -> Positions:
-    """k frames, each the highest of relevance * score - (1 - relevance) * its highest cosine with a frame already chosen.
+    """Return k frames, each with the highest relevance * score - (1 - relevance) * highest cosine with a chosen frame.
 
-    Scores from 0 to 1 within the question. The first frame is the highest score's; of equal ones the earlier is taken, here
-    as later. All frames if there are at most k. Constant scores: novelty alone decides.
+    Scores are scaled to 0 to 1 within the question. The first frame has the highest score; of equal values, the earlier frame
+    is taken. If there are at most k frames, all are chosen. With constant scores novelty alone decides.
     """
     frames, gains = unit_vectors(vectors), options.relevance * min_max(scores)
     nearest = np.full(len(gains), -np.inf)

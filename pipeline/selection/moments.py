@@ -1,8 +1,8 @@
-"""From a Localizer's frame scores to moments: which stretches of a clip the query is about (paper section 4.5).
+"""Moment retrieval: from frame scores to the spans of a clip that match the query (paper section 4.5).
 
-T sampled frames of one query, in time order. A clip of `end - start` seconds is cut into T equal intervals and frame i stands
-for the i-th: that is how frames are sampled (the middle of each interval, or a draw from it), so an interval is the frame's
-second plus and minus half the spacing, up to the rounding to whole frames. 75 frames of 150 s stand for 2 s each.
+T sampled frames of one query, in time order. A clip of `end - start` seconds is divided into T equal intervals, and frame i
+represents the i-th, as frames are sampled at the middle of each interval or drawn from it: the frame's time plus and minus half
+the spacing, up to rounding to whole frames. 75 frames of 150 s represent 2 s each.
 """
 
 from __future__ import annotations
@@ -19,52 +19,54 @@ SpanScore = Literal["mean", "max"]
 
 
 class RankedMoment(NamedTuple):
-    """A moment of a query, `rank` from 1, best first."""
+    """A retrieved moment of a query."""
 
     question_id: str
-    rank: int  # by score
+    rank: int  # from 1, by descending score
     start_seconds: float  # in the video
     end_seconds: float
-    score: float  # by which it is ranked; from those of its frames
+    score: float  # from those of its frames
 
 
 class Query(NamedTuple):
-    """The outcome of a query; a row of the table `queries`. All that is not known of a failed one is None."""
+    """The outcome of a query; a row of the table `queries`. What is unknown for a failed query is None."""
 
     question_id: str
     video_id: str
     status: str  # ok or failed
     reason: Reason
     duration_seconds: float | None = None  # of the video
-    clip_start_seconds: float | None = None  # the part of the video that was sampled
+    clip_start_seconds: float | None = None  # of the sampled part of the video
     clip_end_seconds: float | None = None  # likewise
-    n_yes_frames: int | None = None  # of n_frames, those that are yes
-    n_frames: int = 0  # of the clip
-    n_moments: int = 0  # that were retrieved
-    clip_scores: Sequence[float] = ()  # the frames' score for every 2 s of the video, its saliency; empty when failed
+    n_yes_frames: int | None = None  # of n_frames, those with answer yes
+    n_frames: int = 0  # sampled from the clip
+    n_moments: int = 0  # retrieved
+    clip_scores: Sequence[float] = ()  # saliency: a frame score for every 2 s of the video; empty if failed
 
 
 def interval_edges(start_seconds: float, end_seconds: float, n_frames: int) -> NDArray[np.float64]:
-    """The bounds of the intervals that `n_frames` frames of a clip stand for, in seconds, [T + 1]; frame i: edges i to i + 1.
+    """Return the edges of the intervals of a clip's `n_frames` frames, in seconds, [T + 1]; frame i: edges i to i + 1.
 
     Raises ValueError for no frame, or for a clip that ends before it starts.
     """
     if n_frames < 1 or not end_seconds >= start_seconds:
-        raise ValueError(f"{n_frames} frames from {start_seconds} to {end_seconds} s; at least 1, start <= end wanted")
+        raise ValueError(
+            f"{n_frames} frames from {start_seconds} to {end_seconds} s; expected at least 1, start <= end"
+        )
     return np.linspace(start_seconds, end_seconds, n_frames + 1)
 
 
 def yes_spans(is_yes: ArrayLike, span_threshold: int) -> NDArray[np.int64]:
-    """First and last position of each span of yes frames, [S, 2], ascending.
+    """Return the first and last position of each span of yes frames, [S, 2], ascending.
 
-    Yes frames belong to one span as long as at most `span_threshold` no frames lie between neighbours; a span begins and ends
-    with a yes frame (paper section 4.5, where the threshold is 6). Raises ValueError for a negative threshold or another
-    shape than [T].
+    Consecutive yes frames belong to one span if at most `span_threshold` no frames lie between them; a span starts and ends
+    with a yes frame (paper section 4.5, with threshold 6). Raises ValueError for a negative threshold or a shape other than
+    [T].
     """
     answers = np.asarray(is_yes, bool)
     if answers.ndim != 1 or span_threshold < 0:
         raise ValueError(
-            f"answers have the shape {answers.shape}, span_threshold is {span_threshold}; [T], >= 0 wanted"
+            f"answers have the shape {answers.shape}, span_threshold is {span_threshold}; expected [T], >= 0"
         )
     yes = np.flatnonzero(answers)
     if not len(yes):
@@ -74,15 +76,15 @@ def yes_spans(is_yes: ArrayLike, span_threshold: int) -> NDArray[np.int64]:
 
 
 def ranked_moments(spans: ArrayLike, values: ArrayLike, edges: ArrayLike, score_by: SpanScore) -> NDArray[np.float64]:
-    """The spans as moments, best first: [S, 3] of start in seconds, end in seconds and score.
+    """Return the spans as moments, best first: [S, 3] of start in seconds, end in seconds and score.
 
-    The score of a span is the mean or the maximum of `values` [T] over all its frames, bridged ones included; the paper does
-    not say how its spans are ranked. Of equal scores the earlier moment comes first. `spans` [S, 2] as from `yes_spans`,
-    `edges` [T + 1] as from `interval_edges`.
+    The score of a span is the mean or maximum of `values` [T] over all its frames, no frames included; the paper does not
+    state how spans are ranked. Of equal scores, the earlier moment comes first. `spans` [S, 2] as from `yes_spans`,
+    `edges` [T + 1] as from `interval_edges`. Raises ValueError for another number of edges.
     """
     bounds, frame_values, seconds = np.asarray(spans, np.int64), np.asarray(values, np.float64), np.asarray(edges)
     if len(seconds) != len(frame_values) + 1:
-        raise ValueError(f"{len(frame_values)} values and {len(seconds)} edges; one edge more than values wanted")
+        raise ValueError(f"{len(frame_values)} values and {len(seconds)} edges; expected one edge more than values")
     parts = [frame_values[first : last + 1] for first, last in bounds]
     scores = np.array([part.mean() if score_by == "mean" else part.max() for part in parts], np.float64)
     moments = np.column_stack([seconds[bounds[:, 0]], seconds[bounds[:, 1] + 1], scores])
@@ -92,19 +94,19 @@ def ranked_moments(spans: ArrayLike, values: ArrayLike, edges: ArrayLike, score_
 def clip_values(
     values: ArrayLike, edges: ArrayLike, duration_seconds: float, clip_seconds: float
 ) -> NDArray[np.float64]:
-    """One value for each `clip_seconds` of a video, [C]: that of the frame in whose interval the middle of the clip lies.
+    """Return one value per `clip_seconds` of a video, [C]: that of the frame whose interval contains the clip's middle.
 
-    C is `duration_seconds / clip_seconds` to the nearest whole number, at least 1, so that a 150 s video that decodes to
-    149.98 s has its 75 clips of 2 s. Where only a part of the video was sampled, the other clips take the lowest of `values`:
-    nothing speaks for them. Raises ValueError for no values or a duration that is not positive.
+    C is `duration_seconds / clip_seconds`, rounded, at least 1, so that a 150 s video that decodes to 149.98 s has 75 clips
+    of 2 s. Clips outside the sampled part of the video have the minimum of `values`. Raises ValueError for no values or a
+    duration that is not positive.
     """
     frame_values, seconds = np.asarray(values, np.float64), np.asarray(edges)
     if not len(frame_values) or len(seconds) != len(frame_values) + 1 or not min(duration_seconds, clip_seconds) > 0:
         raise ValueError(
-            f"{len(frame_values)} values, {len(seconds)} edges, {duration_seconds} s; T, T + 1, > 0 wanted"
+            f"{len(frame_values)} values, {len(seconds)} edges, {duration_seconds} s; expected T, T + 1, > 0"
         )
     middles = (np.arange(max(1, round(duration_seconds / clip_seconds))) + 0.5) * clip_seconds
-    middles = np.minimum(middles, duration_seconds)  # of a video shorter than half a clip
+    middles = np.minimum(middles, duration_seconds)  # for a video shorter than half a clip
     positions = np.clip(np.searchsorted(seconds, middles, side="right") - 1, 0, len(frame_values) - 1)
     outside = (middles < seconds[0]) | (middles > seconds[-1])
     return np.where(outside, frame_values.min(), frame_values[positions])

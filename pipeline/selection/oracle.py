@@ -1,4 +1,4 @@
-"""Frames of the true moments: the most that any choice of frames could give."""
+"""Frames of the true moments: the upper bound for any selection of frames."""
 
 import numpy as np
 
@@ -9,6 +9,6 @@ from pipeline.selection.uniform import uniform_positions
 
 @selector(version=1, source="no publication: an upper bound, where the annotations give the true moments")
 def oracle(seconds: Floats, moments: Floats, k: int) -> Positions:
-    """k frames evenly spread over those that lie in a true moment, ends included; fewer where fewer do, none where none does."""
+    """Return k frames evenly spread over those inside a true moment, ends included; all of these if they are fewer."""
     true = np.flatnonzero(inside(seconds, moments).any(axis=1))
     return true[uniform_positions(len(true), k)]

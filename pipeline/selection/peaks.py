@@ -1,6 +1,6 @@
-"""Peaks of the scores, best first, each with its neighbours: a moment is seen with what came just before and after.
+"""Peaks of the scores, best first, each with its neighbours, which show what comes just before and after it.
 
-No publication: local maxima, as in non-maximum suppression, with the context that short events need.
+No publication: local maxima, as in non-maximum suppression, with context for short events.
 """
 
 import numpy as np
@@ -11,17 +11,17 @@ from pipeline.selection.top_k import top_k_positions
 
 
 class PeaksOptions(Options):
-    """What comes with a peak."""
+    """The context of a peak."""
 
-    neighbours: int = Field(1, ge=0, description="candidate frames on each side of a peak that are chosen with it")
+    neighbours: int = Field(1, ge=0, description="candidate frames chosen on each side of a peak")
 
 
 @selector(version=1, source="no publication: local maxima with context")
 def peaks(scores: Floats, k: int, options: PeaksOptions) -> Positions:
-    """The highest peaks with their neighbours, nearest first, until k frames are chosen; then the highest scores of the rest.
+    """Return the highest peaks with their neighbours, nearest first, up to k frames; then the highest scores of the rest.
 
-    A peak is a run of equal scores, mostly of one frame, between lower ones or the ends; its middle stands for it, and of
-    equal peaks the earlier comes first. Constant scores are one peak. All frames if there are at most k.
+    A peak is the middle of a run of equal scores, mostly of one frame, between lower scores or the ends; of equal peaks the
+    earlier comes first. Constant scores are one peak. If there are at most k frames, all are chosen.
     """
     n = len(scores)
     if n <= k:
@@ -31,7 +31,7 @@ def peaks(scores: Floats, k: int, options: PeaksOptions) -> Positions:
     heights = np.r_[-np.inf, scores[first], -np.inf]
     tops = middles[(heights[1:-1] > heights[:-2]) & (heights[1:-1] > heights[2:])]
     tops = tops[np.argsort(-scores[tops], kind="stable")][:k]
-    # Nearest first: 0, -1, 1, -2, 2, ...; more than k frames on a side are never wanted.
+    # Nearest first: 0, -1, 1, -2, 2, ...; at most k frames on each side can be chosen.
     steps = np.arange(1, min(options.neighbours, k) + 1)
     offsets = np.r_[0, np.stack([-steps, steps], axis=1).ravel()]
     around = (tops[:, None] + offsets).ravel()

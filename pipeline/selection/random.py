@@ -1,4 +1,4 @@
-"""A seeded draw of frames, whatever their scores: the other baseline."""
+"""A seeded random draw of frames that ignores scores: a baseline."""
 
 import numpy as np
 
@@ -7,5 +7,5 @@ from pipeline.selection.selector import Positions, SeededOptions, selector
 
 @selector(version=1, source="no publication: the usual baseline")
 def random(n_frames: int, k: int, rng: np.random.Generator, options: SeededOptions) -> Positions:
-    """k frames drawn without replacement; scores, nan or not, are not looked at."""
+    """Return k frames drawn without replacement; scores, which may be nan, are not used."""
     return np.sort(rng.permutation(n_frames)[:k])

@@ -1,4 +1,4 @@
-"""Which selectors there are: those in the files of this folder, and other people's by the entry points `sevila.selectors`."""
+"""The available selectors: those in this folder's files, and those of other packages by entry points `sevila.selectors`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.selection.selector import Selector
 
 
 def selector_names() -> list[str]:
-    """The names of all selectors, ascending; other people's code is not loaded for that."""
+    """Return the names of all selectors, ascending, without loading those of other packages."""
     return SELECTORS.names()
 
 
 def selector_named(name: str, also: Iterable[str] = ()) -> Selector:
-    """The selector called `name`; `also` are further names that could have been meant. Raises as `Registry.named`."""
+    """Return the selector called `name`; an error also suggests names of `also`. Raises as `Registry.named`."""
     return SELECTORS.named(name, also)
 
 
@@ -30,8 +30,8 @@ def _declared(module: ModuleType) -> dict[str, Selector]:
 def _problem(value: Any, name: str) -> str:
     if isinstance(value, Selector) and value.name == name:
         return ""
-    what = f"selector {value.name!r}" if isinstance(value, Selector) else type(value).__name__
-    return f"a {what}; a function of that name, declared by sevila.extending.selector, was wanted"
+    got = f"selector {value.name!r}" if isinstance(value, Selector) else type(value).__name__
+    return f"a {got}; expected a function of that name, declared by sevila.extending.selector"
 
 
 SELECTORS = Registry("selector", "sevila.selectors", partial(in_folder, pipeline.selection, _declared), _problem)

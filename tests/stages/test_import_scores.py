@@ -192,10 +192,10 @@ def test_frames_between_the_scored_ones_take_the_nearest_score_where_that_is_ask
     ("line", "message"),
     [
         ("{id},{index},0.5", r"line 3: question '{id}', frame_index {index}: is scored on line 2 already"),
-        ("{id},{index}1,nan", r"line 3: score is 'nan'; a finite number was wanted"),
-        ("{id},{index}1,1e39", r"line 3: score is '1e39'; a finite number"),
-        ("{id},-1,0.5", r"line 3: frame_index is '-1'; a whole number from 0 was wanted"),
-        ("{id},1.5,0.5", r"line 3: frame_index is '1.5'; a whole number"),
+        ("{id},{index}1,nan", r"line 3: score is 'nan'; expected a finite number"),
+        ("{id},{index}1,1e39", r"line 3: score is '1e39'; expected a finite number"),
+        ("{id},-1,0.5", r"line 3: frame_index is '-1'; expected a whole number from 0"),
+        ("{id},1.5,0.5", r"line 3: frame_index is '1.5'; expected a whole number"),
         (",1,0.5", r"line 3: question_id is missing or empty"),
         ("{id},1", r"line 3: 2 cells, the header has 3"),
     ],
@@ -218,12 +218,12 @@ def test_a_row_at_fault_is_one_error_that_names_it(
         ("scores.csv", "question_id,frame,score\nq,1,2\n", "no column 'frame_index'"),
         ("scores.csv", "question_id,frame_index,p\nq,1,2\n", "no column 'score'"),
         ("scores.csv", "question_id,frame_index,score\nq,1,2\n", "none of its 1 questions is asked here, such as 'q'"),
-        ("scores.csv", "question_id,frame_index,score\n", "scores.csv: has no row; one a scored frame was wanted"),
+        ("scores.csv", "question_id,frame_index,score\n", "scores.csv: has no row; expected one per scored frame"),
         ("scores.csv", "", "line 1: the file is empty"),
         ("scores.jsonl", '{"question_id": "q"', "line 1: not JSON, or cut short"),
         ("scores.parquet", "PAR1", "not a whole Parquet file"),
-        ("scores.txt", "", "ends in .txt; a table of scores"),
-        ("lists", "[[1, 2]]", "1 entries for 30 questions; one each in the annotations' order was wanted"),
+        ("scores.txt", "", "ends in .txt; expected a table of scores"),
+        ("lists", "[[1, 2]]", "1 entries for 30 questions; expected one each in the annotations' order"),
         ("lists", "[[1, NaN]]", "scores.json: entry 0 (from 0), score 1 is NaN"),
     ],
 )
@@ -275,4 +275,4 @@ def test_predicted_spans_become_scores_inside_the_best_of_which_frames_are_sprea
     predictions.write_text(json.dumps(rows[0] | {"qid": "another"}) + "\n")
     capsys.readouterr()
     assert main(command) == 1
-    assert "1 queries with windows, none of which is a question of list_questions-" in capsys.readouterr().err
+    assert "1 queries with windows, none of them a question of list_questions-" in capsys.readouterr().err

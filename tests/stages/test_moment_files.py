@@ -180,10 +180,10 @@ def test_a_wrong_prediction_is_told_by_line(files: Files, changes: dict[str, Any
         ({"relevant_windows": [[30, 40]]}, "holds 30 to 40 s, which lies outside the video (0 to 20 s)"),
         (
             {"relevant_clip_ids": [0, 1, 5]},
-            "4 saliency_scores for relevant_clip_ids [0, 1, 5]; one for each clip wanted",
+            "4 saliency_scores for relevant_clip_ids [0, 1, 5]; expected one for each clip",
         ),
-        ({"relevant_clip_ids": [0, 1, 5, 10]}, "relevant_clip_ids has 10; numbers from 0 to 9 wanted"),
-        ({"saliency_scores": [[1, 2]] * 4}, "saliency_scores has [1, 2]; [rating 1, rating 2, rating 3] wanted"),
+        ({"relevant_clip_ids": [0, 1, 5, 10]}, "relevant_clip_ids has 10; expected numbers from 0 to 9"),
+        ({"saliency_scores": [[1, 2]] * 4}, "saliency_scores has [1, 2]; expected [rating 1, rating 2, rating 3]"),
     ],
 )
 def test_a_wrong_annotation_is_told_by_line(files: Files, changes: dict[str, Any], wanted: str) -> None:

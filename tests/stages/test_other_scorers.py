@@ -332,8 +332,8 @@ def test_a_template_with_subtitles_of_questions_without_is_refused_before_anythi
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["score_frames.prompt=custom"], "prompt is 'custom'; 'custom' with a template"),
-        (["score_frames.template={question}"], "prompt is 'multiple_choice'; 'custom' with a template"),
+        (["score_frames.prompt=custom"], "prompt is 'custom'; expected 'custom' with a template"),
+        (["score_frames.template={question}"], "prompt is 'multiple_choice'; expected 'custom' with a template"),
         (
             ["score_frames.prompt=custom", "score_frames.template={query}"],
             r"\{query\} is no field; the fields are \{question\}",

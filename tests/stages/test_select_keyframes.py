@@ -131,9 +131,9 @@ def test_a_later_version_of_a_selector_is_another_identity(package: Package) -> 
         ),
         (["selector=aks", "options={t1 = 'x'}"], r"aks\.t1 is 'x': Input should be a valid number"),
         (["options={t1 = 1.0}"], r"top_k has no option 't1' \(options of top_k: none\)"),
-        (["method=aks"], r"method = 'aks': chooses by scores; selector = 'aks' was wanted"),
-        (["method=localizer", "selector=uniform"], r"looks at no score; method = 'uniform' was wanted"),
-        (["method=uniform", "selector=aks"], r"method = 'uniform' looks at none; one of them was wanted"),
+        (["method=aks"], r"method = 'aks': chooses by scores; expected selector = 'aks'"),
+        (["method=localizer", "selector=uniform"], r"uses no scores; expected method = 'uniform'"),
+        (["method=uniform", "selector=aks"], r"method = 'uniform' uses none; expected one of them"),
         (["method=localiser"], r"is no method \(did you mean 'localizer'\?\)"),
     ],
 )

@@ -270,8 +270,8 @@ def test_a_server_sees_the_keyframes_and_is_asked_each_question_once(
         assert re.fullmatch("What .*|Where .*", text["text"].splitlines()[0]) and "\nB. " in text["text"]
         assert (body["path"], body["model"], body["temperature"]) == ("/v1/chat/completions", "some/model", 0)
         assert headers["Authorization"] == "Bearer a key"
-    assert re.search(r"some/model is asked 24 questions with 96 pictures: about [\d,]+ tokens", caplog.text)
-    assert "some/model took 24,000 tokens of questions and 72 of replies" in caplog.text
+    assert re.search(r"requests to some/model: 24 questions with 96 pictures: about [\d,]+ tokens", caplog.text)
+    assert "some/model used 24,000 prompt tokens and 72 reply tokens" in caplog.text
     metrics = artifact(store, "metrics")
     assert metrics.headline().n_unanswered == 6 + 8 and len(metrics.rows("missing_videos")) == 2
     assert run(demo, store, *SERVED) == 0 and len(server.bodies) == 24

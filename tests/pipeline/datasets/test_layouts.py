@@ -117,7 +117,7 @@ def test_a_row_that_lacks_a_key_is_rejected_with_its_line(layout: Layout, tmp_pa
 @every_layout
 def test_a_file_whose_rows_all_lack_a_key_is_one_clear_error(layout: Layout, tmp_path: Path) -> None:
     rows = [{key: value for key, value in row.items() if key != layout.required} for row in layout.rows]
-    with pytest.raises(SchemaError, match=rf"{layout.file_name}: .*wanted"):
+    with pytest.raises(SchemaError, match=rf"{layout.file_name}: .*expected"):
         layout.read(tmp_path, rows)
 
 

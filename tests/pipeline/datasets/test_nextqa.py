@@ -101,7 +101,7 @@ def test_a_quote_that_is_never_closed_says_which_lines_it_swallowed(tmp_path: Pa
 
 
 def test_missing_columns_are_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match=r"val\.csv: no column qid, a4; found video, .*, option; wanted"):
+    with pytest.raises(SchemaError, match=r"val\.csv: no column qid, a4; found video, .*, option; expected"):
         read(tmp_path, lines(MEN).replace("qid", "id").replace("a4", "option"))
 
 

@@ -55,16 +55,16 @@ def test_a_file_in_the_place_of_parquet_is_named_for_what_it_is(tmp_path: Path, 
 
 def test_a_folder_in_the_place_of_parquet_is_said(tmp_path: Path) -> None:
     (tmp_path / MLVU_PARQUET.file_name).mkdir()
-    with pytest.raises(MissingSourceError, match="it is a folder, a file was wanted"):
+    with pytest.raises(MissingSourceError, match="is a folder; expected a file"):
         mlvu.read(tmp_path, "dev")
 
 
 def test_parquet_without_rows_or_without_a_column_is_one_clear_error(tmp_path: Path) -> None:
     stream = io.BytesIO()
     pq.write_table(pa.table({key: pa.array([], "string") for key in MLVU_PARQUET.rows[0]}), stream)
-    with pytest.raises(SchemaError, match="no rows; one question per row was wanted"):
+    with pytest.raises(SchemaError, match="no rows; expected one question per row"):
         MLVU_PARQUET.read(tmp_path, stream.getvalue())
-    with pytest.raises(SchemaError, match=r"no column candidates; found video_name, .*wanted question_id"):
+    with pytest.raises(SchemaError, match=r"no column candidates; found video_name, .*expected question_id"):
         rows = [{key: value for key, value in row.items() if key != "candidates"} for row in MLVU_PARQUET.rows]
         MLVU_PARQUET.read(tmp_path, rows)
 

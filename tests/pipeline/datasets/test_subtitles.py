@@ -136,7 +136,7 @@ def test_a_file_without_cues_says_nothing(tmp_path: Path, name: str) -> None:
 def test_subtitles_that_cannot_be_had_are_one_error(tmp_path: Path) -> None:
     longvideobench(tmp_path).rmdir()
     with pytest.raises(
-        MissingSourceError, match=r"subtitles: no such folder; the subtitles of LongVideoBench were wanted"
+        MissingSourceError, match=r"subtitles: no such folder; expected the subtitles of LongVideoBench"
     ):
         listed(tmp_path, "longvideobench", "val").subtitles()
     with pytest.raises(RecipeError, match=r"no subtitles of 'nextqa' are read; of these some are: longvideobench, "):

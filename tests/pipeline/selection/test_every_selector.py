@@ -70,19 +70,19 @@ def test_only_bolt_says_that_it_may_repeat_a_frame() -> None:
 @pytest.mark.parametrize("name", RANKING)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_that_is_not_finite_is_refused_with_its_place(name: str, value: float) -> None:
-    with pytest.raises(SevilaError, match=f"scores: {value} at 1; finite"):
+    with pytest.raises(SevilaError, match=f"scores: {value} at 1; expected finite"):
         SELECTORS[name](Candidates.of(scores=[0.0, value, 1.0], vectors=np.eye(3)), 2)
 
 
 def test_a_vector_that_is_not_finite_is_refused_with_its_place() -> None:
-    with pytest.raises(SevilaError, match="vectors: nan at 1; finite"):
+    with pytest.raises(SevilaError, match="vectors: nan at 1; expected finite"):
         Candidates.of(scores=[0.0, 1.0], vectors=[[1.0, 0.0], [0.0, float("nan")]])
 
 
 def test_scores_and_vectors_of_different_frames_are_refused() -> None:
     with pytest.raises(SevilaError, match="3 by scores, 2 by vectors"):
         Candidates.of(scores=[0.0, 1.0, 2.0], vectors=np.eye(2))
-    with pytest.raises(SevilaError, match=r"shape \(2, 2\); \[T\] was wanted"):
+    with pytest.raises(SevilaError, match=r"shape \(2, 2\); expected \[T\]"):
         Candidates.of(scores=np.eye(2))
 
 
@@ -147,5 +147,5 @@ def test_an_option_of_a_wrong_value_is_refused_by_name(name: str, values: dict[s
 
 
 def test_options_of_another_selector_are_refused() -> None:
-    with pytest.raises(SevilaError, match="AksOptions wanted"):
+    with pytest.raises(SevilaError, match="expected AksOptions"):
         SELECTORS["aks"](Candidates.of(scores=[1.0]), 1, Options())

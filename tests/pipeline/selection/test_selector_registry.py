@@ -39,7 +39,7 @@ def test_a_package_offers_a_selector_by_an_entry_point(package: Package) -> None
 @pytest.mark.parametrize("positions", ["[2, 1]", "[1, 1]", "[-1]", "[9]", "[0, 1, 2]", "[0.5]", "[[0, 1]]", "[True]"])
 def test_a_selector_that_chooses_what_is_no_choice_is_stopped(package: Package, positions: str) -> None:
     package("wrong", FILE.format(name="wrong", positions=positions))
-    with pytest.raises(SevilaError, match=r"selector wrong chose .* at most 2 positions were wanted, ascending"):
+    with pytest.raises(SevilaError, match=r"selector wrong chose .* expected at most 2 positions, ascending"):
         selector_named("wrong")(Candidates.of(n_frames=9), 2)
 
 
@@ -63,10 +63,10 @@ HEAD = "from pipeline.selection.selector import Options, selector\n\n@selector(v
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("def odd(score, k): ...", "odd takes score, k; k, options and of n_frames, scores, .* was wanted"),
-        ("def odd(scores): ...", "odd takes scores; k, options and"),
-        ("def odd(k, options): ...", "the type of options is None; a class derived from Options was wanted"),
-        ("def odd(k, rng): ...", "odd takes rng; options of a class derived from SeededOptions were wanted"),
+        ("def odd(score, k): ...", "odd takes score, k; expected k, options and any of n_frames, scores, .*"),
+        ("def odd(scores): ...", "odd takes scores; expected k, options and"),
+        ("def odd(k, options): ...", "the type of options is None; expected a class derived from Options"),
+        ("def odd(k, rng): ...", "odd takes rng; expected options of a class derived from SeededOptions"),
         ("def odd(k): return 1 / 0", "selector odd failed: ZeroDivisionError.* \\(theirs_selectors.py, line 4\\)"),
     ],
 )
