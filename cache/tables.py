@@ -82,14 +82,26 @@ def write_blocks(path: Path, schema: Schema, blocks: Iterable[Mapping[str, Seque
     Raises:
         SchemaError: like `write_rows`.
     """
-    tables = [_table(path, schema, columns) for columns in blocks] or [schema.arrow().empty_table()]
-    table = pa.concat_tables(tables).combine_chunks() if len(tables) != 1 else tables[0]
+    table = _joined(schema, [_table(path, schema, columns) for columns in blocks])
     path.parent.mkdir(parents=True, exist_ok=True)
     with published(path) as part:
         pq.write_table(table, part, compression="zstd", write_page_checksum=True)
         if table.nbytes > ALWAYS_BYTES // 128 and not _is_within_bounds(part):  # a bit, of a bool, may count as 8 bytes
             pq.write_table(table, part, compression="none", use_dictionary=False, write_page_checksum=True)
     return int(table.num_rows)
+
+
+def _joined(schema: Schema, tables: list[pa.Table]) -> pa.Table:
+    """Return the rows of tables, each column in one piece, and empty the list: only one column is held twice at a time."""
+    if len(tables) == 1:
+        return tables[0]
+    parts = [table.columns for table in tables]
+    tables.clear()
+    arrays = []
+    for field in schema.arrow():
+        chunks = [chunk for columns in parts for chunk in columns.pop(0).chunks]
+        arrays.append(pa.concat_arrays(chunks) if chunks else pa.array([], field.type))
+    return pa.Table.from_arrays(arrays, schema=schema.arrow())
 
 
 def _table(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> pa.Table:
@@ -108,7 +120,7 @@ def _is_within_bounds(path: Path) -> bool:
     """Whether what was written would be read again: rows that are all alike take next to nothing, as in a hostile file."""
     try:
         with bounded_parquet(path) as file:
-            file.read()
+            file.check()
     except CorruptArtifactError:
         return False
     return True

@@ -15,7 +15,7 @@ from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.batching import runs_of
 from pipeline.datasets.adapter import group_of
-from pipeline.datasets.question import Question, Video
+from pipeline.datasets.question import Question, QuestionClip, Video
 from pipeline.datasets.registry import adapter_named, adapter_names, read_split
 from pipeline.datasets.subtitles import Cues, files_of_videos, read_cues
 from pipeline.datasets.text_file import digests_of_what_is_read
@@ -61,13 +61,18 @@ class Questions(Artifact):
         """Return the questions in the order of their file, without their moments and ratings."""
         return self.typed_rows("questions", Question)
 
+    def clips(self) -> Sequence[QuestionClip]:
+        """Return what each of the questions is about, in the same order."""
+        return self.typed_rows("questions", QuestionClip)
+
     def by_id(self) -> Mapping[str, Question]:
         """Return the questions by their ids, in the same order."""
-        return ByKey(self.columns("questions", "question_id")["question_id"], self.questions())
+        return ByKey(self.column("questions", "question_id"), self.questions())
 
     def by_video(self) -> Mapping[str, Sequence[Question]]:
         """Return the questions of each video, in the same order."""
-        return Grouped(self.columns("questions", "video_id")["video_id"], self.questions())
+        rows = self.questions()  # first, as reading the texts takes most
+        return Grouped(self.column("questions", "video_id"), rows)
 
     def true_moments(self) -> dict[str, np.ndarray]:
         """Return the true moments, [G, 2] in seconds, of the questions for which they are known."""

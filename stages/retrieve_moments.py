@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.datasets.question import Question
+from pipeline.datasets.question import QuestionClip
 from pipeline.datasets.values import CLIP_SECONDS
 from pipeline.engine.joined import refuse_cut, typed_rows_of_all
 from pipeline.engine.output import Output
@@ -77,7 +77,7 @@ def retrieve_moments(
     values = by_question.ranking(cfg.rank_by)
     queries: list[Query] = []
     moments: list[RankedMoment] = []
-    for question in questions.questions():
+    for question in questions.clips():
         id, video = question.question_id, videos[question.video_id]
         reason = video.reason
         if video.status == "ok" and id not in values:
@@ -95,7 +95,7 @@ def retrieve_moments(
 
 
 def _retrieve(
-    cfg: RetrieveMoments, question: Question, video: SampledVideo, values: np.ndarray, is_yes: np.ndarray
+    cfg: RetrieveMoments, question: QuestionClip, video: SampledVideo, values: np.ndarray, is_yes: np.ndarray
 ) -> tuple[Query, np.ndarray]:
     """Return a query's row and its moments, [S, 3]: start and end in seconds, score; `values` and `is_yes` are [T]."""
     n_video_frames, fps, duration = video.n_frames_in_video, video.frames_per_second, video.duration_seconds

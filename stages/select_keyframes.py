@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from cache.errors import did_you_mean
 from cache.fingerprint import fingerprint
 from cache.tables import Schema
-from pipeline.datasets.question import Question
+from pipeline.datasets.question import Question, QuestionClip
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
@@ -65,7 +65,7 @@ class Keyframes(Artifact):
 
 NO_MOMENTS = Reason("no_moments: the oracle needs the true moments, and the annotations do not give this question's")
 LOCALIZER, TOP_K = "localizer", "top_k"
-WRITTEN_AT_ONCE = 65_536  # questions; their rows are kept as columns until all are written
+WRITTEN_AT_ONCE = 8192  # questions; their rows are kept as columns until all are written
 
 
 class SelectKeyframes(Config):
@@ -169,11 +169,11 @@ def select_keyframes(
     clips, videos = frames.clips_of(questions), {video.video_id: video for video in frames.videos()}
     order = {video_id: number for number, video_id in enumerate(videos)}
     choose = _ChooseFrames(cfg, questions, scores, vectors)
-    rows = questions.questions()
-    numbers = np.array([order[id] for id in questions.columns("questions", "video_id")["video_id"]], np.int64)
+    rows = questions.clips()
+    numbers = np.fromiter((order[row.video_id] for row in rows), np.int64, len(rows))
     in_order = np.argsort(numbers, kind="stable")
 
-    def row(question: Question) -> tuple[Any, ...]:
+    def row(question: QuestionClip) -> tuple[Any, ...]:
         video, chosen = videos[question.video_id], NOTHING_CHOSEN
         if video.status == "ok":
             chosen = choose(question, clips[question.video_id, question.clip_id])
@@ -227,7 +227,7 @@ class _ChooseFrames:
         self._vectors = FrameVectors(vectors) if vectors is not None else None
         self._moments = questions.true_moments() if "moments" in self._select.needs else {}
 
-    def __call__(self, question: Question, clip: dict[str, np.ndarray]) -> _Chosen:
+    def __call__(self, question: QuestionClip, clip: dict[str, np.ndarray]) -> _Chosen:
         """Return the question's frames, or why it has none."""
         question_id = question.question_id
         values, moments, needs = self._values.get(question_id), self._moments.get(question_id), self._select.needs

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 # Official VLEP data set: one question for every item. The models are trained on this very text.
 NEXT_EVENT_QUESTION = "Upon observing the provided frames, what is the most probable subsequent event?"
@@ -47,6 +48,16 @@ class Question:
     def clip_id(self) -> str:
         """The id of the part of the video that it is asked about, as the function `clip_id` makes it."""
         return clip_id(self.video_id, self.start_seconds, self.end_seconds)
+
+
+class QuestionClip(NamedTuple):
+    """What a question is about, without its text: of a large table, texts take most."""
+
+    question_id: str
+    video_id: str
+    clip_id: str
+    start_seconds: float | None
+    end_seconds: float | None
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def test_rows_of_a_small_table_are_a_list(tmp_path: Path) -> None:
 
 
 def test_rows_by_key_and_groups_are_those_of_a_dict_in_its_order(lazy: LazyRows[Asked]) -> None:
-    assert dict(ByKey((row.id for row in ROWS), lazy)) == {row.id: row for row in ROWS}
+    assert dict(ByKey([row.id for row in ROWS], lazy)) == {row.id: row for row in ROWS}
     grouped = Grouped([row.text for row in ROWS], lazy)
     assert dict(grouped) == {text: [row for row in ROWS if row.text == text] for text in ("text 0", *grouped)}
     assert "text 9" not in grouped and list(grouped) == [f"text {n}" for n in range(5)]
