@@ -135,8 +135,13 @@ def _long_text_bytes(column: pa.ChunkedArray) -> int:
     return total
 
 
+def allowed_bytes(size_bytes: int) -> int:
+    """Return how many bytes in memory a file of a size may claim."""
+    return max(ALWAYS_BYTES, MOST_TIMES * size_bytes)
+
+
 def _refuse_beyond(path: Path, size_bytes: int, claimed_bytes: int) -> None:
-    if claimed_bytes > max(ALWAYS_BYTES, MOST_TIMES * size_bytes):
+    if claimed_bytes > allowed_bytes(size_bytes):
         raise CorruptArtifactError(
             f"{path}: {size_bytes} bytes that claim {claimed_bytes} in memory, more than any table of a stage does; "
             f"{repair_hint(path)}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -152,11 +153,13 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: AnnotationF
             f"{annotations.path}: no usable question for split {cfg.split!r}; {reasons or 'the file has no row'}"
         )
     wanted = {question.video_id for question in questions}
-    grouped = [replace(question, question_group=group_of(source, question.question_type)) for question in questions]
-    columns = Questions.tables["questions"].columns
-    out.write_columns("questions", {name: [getattr(question, name) for question in grouped] for name in columns})
-    moments = [(question.question_id, moment) for question in questions for moment in question.moments]
-    out.write_rows("moments", [{"question_id": question_id, **vars(moment)} for question_id, moment in moments])
+    cells = attrgetter(*Questions.tables["questions"].columns)
+    grouped = (replace(question, question_group=group_of(source, question.question_type)) for question in questions)
+    out.write_tuples("questions", map(cells, grouped))
+    out.write_tuples(
+        "moments",
+        ((question.question_id, *astuple(moment)) for question in questions for moment in question.moments),
+    )
     ratings = [(question.question_id, *rating) for question in questions for rating in enumerate(question.ratings)]
     out.write_rows("ratings", [dict(zip(Questions.tables["ratings"].columns, row, strict=True)) for row in ratings])
     keys = Questions.tables["videos"].columns

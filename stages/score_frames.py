@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from pipeline.models.localizer import Localizer
 
 
+TEXTS = np.dtypes.StringDType()
+
+
 class FrameScores(Artifact):
     """One row per (question, frame): what the Localizer says at its first decoded token, or another scorer's number.
 
@@ -72,26 +75,30 @@ class FrameScores(Artifact):
         )
     }
 
-    def by_question(self) -> ScoresByQuestion:
-        """Return the scores of all frames, and where those of each question stand."""
+    def by_question(self, *wanted: str) -> ScoresByQuestion:
+        """Return the scores of all frames, only those columns that are `wanted` if any are named, and each question's place."""
         n_rows, end = self.record.rows.get("frame_scores", 0), 0
-        scores = {name: np.empty(n_rows, np.float32) for name in SCORE_COLUMNS}
+        scores = {
+            name: np.empty(n_rows if name in (wanted or SCORE_COLUMNS) else 0, np.float32) for name in SCORE_COLUMNS
+        }
         failed: dict[str, Reason] = {}
-        ids, starts = list[str](), array("q")
+        parts: list[np.ndarray] = [np.empty(0, TEXTS)]
+        starts = array("q")
         for path in self.table_files("frame_scores"):  # one after the other: all rows' ids take as much as all scores
             table = read_columns([path], self.tables["frame_scores"], ("question_id", "frame_index", *SCORE_COLUMNS))
             start, end = end, end + len(table["question_id"])
             if end > n_rows:
                 break
-            for name, values in scores.items():
-                values[start:end] = table[name]
+            for name in wanted or SCORE_COLUMNS:
+                scores[name][start:end] = table[name]
             failed |= without_finite_scores(table)
             runs = runs_of(table["question_id"])
-            ids += runs
+            parts.append(np.array(list(runs), TEXTS))
             starts.extend(start + run.start for run in runs.values())
         if end != n_rows:
             raise CorruptArtifactError(f"{self.path}: {end} scores, wanted {n_rows}; {repair_hint(self.path)}")
         starts.append(end)
+        ids = np.concatenate(parts)
         self.refuse_cut(Mapped(lambda at: (ids[at], starts[at + 1] - starts[at]), range(len(ids))))
         failed |= self.without_scores()
         finite = array("q", (number for number, id in enumerate(ids) if id not in failed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from pipeline.engine.typed_rows import Mapped
 from pipeline.inference.not_finite import WITHOUT_FEATURES
 from pipeline.inference.visual_windows import WINDOW_FRAMES
 from pipeline.reasons import Reason
-from pipeline.selection.keyframes import ChosenFrames, RankBy
+from pipeline.selection.keyframes import RANKED_BY, ChosenFrames, RankBy
 from pipeline.selection.registry import selector_named, selector_names
 from pipeline.selection.selector import Candidates, Options, Selector
 from stages.extract_features import Features
@@ -65,7 +65,6 @@ class Keyframes(Artifact):
 
 NO_MOMENTS = Reason("no_moments: the oracle needs the true moments, and the annotations do not give this question's")
 LOCALIZER, TOP_K = "localizer", "top_k"
-WRITTEN_AT_ONCE = 8192  # questions; their rows are kept as columns until all are written
 
 
 class SelectKeyframes(Config):
@@ -183,14 +182,7 @@ def select_keyframes(
         ids = question.question_id, question.video_id, question.clip_id
         return *ids, "failed" if reason else "ok", reason, *chosen[1:]
 
-    def blocks() -> Iterator[dict[str, Sequence[Any]]]:
-        for start in range(0, len(rows), WRITTEN_AT_ONCE):
-            block = zip(
-                *(row(rows[number]) for number in in_order[start : start + WRITTEN_AT_ONCE].tolist()), strict=True
-            )
-            yield dict(zip(Keyframes.tables["keyframes"].columns, block, strict=True))
-
-    out.write_blocks("keyframes", blocks())
+    out.write_tuples("keyframes", (row(rows[number]) for number in in_order.tolist()))
 
 
 class _Chosen(NamedTuple):
@@ -216,7 +208,7 @@ class _ChooseFrames:
     ) -> None:
         self._k, self._select = cfg.k, cfg.chosen_by
         self._options = _options(self._select.name, cfg.seed, cfg.options)
-        by_question = scores.by_question() if scores is not None else None
+        by_question = scores.by_question(*RANKED_BY[cfg.rank_by]) if scores is not None else None
         self._values: Mapping[str, np.ndarray] = by_question.ranking(cfg.rank_by) if by_question else {}
         self._failed = by_question.failed if by_question else {}
         self._without_scores = WITHOUT_FEATURES

@@ -8,7 +8,7 @@ from typing import NamedTuple
 NEXT_EVENT_QUESTION = "Upon observing the provided frames, what is the most probable subsequent event?"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Moment:
     """A part of a video, in seconds from the video's beginning, that shows what a question is about."""
 

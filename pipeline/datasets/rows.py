@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 LONGEST_CELL = 1 << 17  # characters; a quote that is closed far below makes longer ones of whole files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row by column name, and the 1-based physical line on which it begins.
 
