@@ -68,11 +68,12 @@ class Questions(Artifact):
 
     def by_id(self) -> Mapping[str, Question]:
         """Return the questions by their ids, in the same order."""
-        return ByKey(self.column("questions", "question_id"), self.questions())
+        rows = self.questions()  # first, as reading the texts takes most
+        return ByKey(self.column("questions", "question_id"), rows)
 
     def by_video(self) -> Mapping[str, Sequence[Question]]:
         """Return the questions of each video, in the same order."""
-        rows = self.questions()  # first, as reading the texts takes most
+        rows = self.questions()
         return Grouped(self.column("questions", "video_id"), rows)
 
     def true_moments(self) -> dict[str, np.ndarray]:

@@ -225,7 +225,7 @@ def collect(
     """
     questions: list[Question] = []
     videos: dict[str, Video] = {}
-    first_row: dict[str, Row] = {}
+    first_place: dict[str, tuple[int, str]] = {}
     left_out = list(rejected)
     for row in rows:
         try:
@@ -235,10 +235,11 @@ def collect(
                 raise BadRow(
                     f"the video {video.video_id!r} lies at {video.path!r}, but at {known.path!r} by a row before"
                 )
-            first = first_row.setdefault(question.question_id, row)
-            if first is not row:
-                where = f"{first.place.removesuffix(': ')} on line {first.line}".strip()
+            if question.question_id in first_place:
+                line, place = first_place[question.question_id]
+                where = f"{place.removesuffix(': ')} on line {line}".strip()
                 raise BadRow(f"question_id {question.question_id!r} is already {where}")
+            first_place[question.question_id] = row.line, row.place
         except BadRow as bad:
             left_out.append(Rejected(file, row.line, f"{row.place}{bad}"))
             continue
