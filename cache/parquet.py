@@ -58,10 +58,8 @@ class BoundedParquet:
 
     def _columns(self) -> Iterator[tuple[str, pa.Table]]:
         """Yield each column with its name, lists first: while Arrow reads texts, it takes four times what it keeps."""
-        total = 0
-        for name in sorted(
-            dict.fromkeys(self.names), key=lambda name: not pa.types.is_list(self.schema.field(name).type)
-        ):
+        total, lists = 0, {field.name for field in self.schema if pa.types.is_list(field.type)}
+        for name in sorted(dict.fromkeys(self.names), key=lambda name: name not in lists):
             column = self.file.read(columns=[name])
             total += _bytes_of(column)
             _refuse_beyond(self.path, self.size_bytes, total)

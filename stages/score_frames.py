@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from cache.errors import CorruptArtifactError, repair_hint
-from cache.tables import Schema, read_columns
+from cache.tables import Schema, n_rows, read_columns
 from pipeline.batching import runs_of
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import refuse_cut
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pipeline.models.localizer import Localizer
 
 
-TEXTS = np.dtypes.StringDType()
+TEXTS = np.dtypes.StringDType()  # a third of what as many Python objects take
 
 
 class FrameScores(Artifact):
@@ -77,26 +77,22 @@ class FrameScores(Artifact):
 
     def by_question(self, *wanted: str) -> ScoresByQuestion:
         """Return the scores of all frames, only those columns that are `wanted` if any are named, and each question's place."""
-        n_rows, end = self.record.rows.get("frame_scores", 0), 0
-        scores = {
-            name: np.empty(n_rows if name in (wanted or SCORE_COLUMNS) else 0, np.float32) for name in SCORE_COLUMNS
-        }
+        names, files = wanted or SCORE_COLUMNS, self.table_files("frame_scores")
+        if (n := n_rows(files)) != (n_wanted := self.record.rows.get("frame_scores", 0)):
+            raise CorruptArtifactError(f"{self.path}: {n} scores, wanted {n_wanted}; {repair_hint(self.path)}")
+        scores = {name: np.empty(n if name in names else 0, np.float32) for name in SCORE_COLUMNS}
         failed: dict[str, Reason] = {}
         parts: list[np.ndarray] = [np.empty(0, TEXTS)]
-        starts = array("q")
-        for path in self.table_files("frame_scores"):  # one after the other: all rows' ids take as much as all scores
+        starts, end = array("q"), 0
+        for path in files:  # one after the other: all rows' ids take as much as all scores
             table = read_columns([path], self.tables["frame_scores"], ("question_id", "frame_index", *SCORE_COLUMNS))
             start, end = end, end + len(table["question_id"])
-            if end > n_rows:
-                break
-            for name in wanted or SCORE_COLUMNS:
+            for name in names:
                 scores[name][start:end] = table[name]
             failed |= without_finite_scores(table)
             runs = runs_of(table["question_id"])
             parts.append(np.array(list(runs), TEXTS))
             starts.extend(start + run.start for run in runs.values())
-        if end != n_rows:
-            raise CorruptArtifactError(f"{self.path}: {end} scores, wanted {n_rows}; {repair_hint(self.path)}")
         starts.append(end)
         ids = np.concatenate(parts)
         self.refuse_cut(Mapped(lambda at: (ids[at], starts[at + 1] - starts[at]), range(len(ids))))
