@@ -30,7 +30,7 @@ def refused(prefect: PrefectServer, path: str, headers: dict[str, str], body: by
     return 0
 
 
-def test_whoever_does_not_know_the_password_can_neither_read_nor_start_anything(prefect: PrefectServer) -> None:
+def test_requests_without_the_password_are_refused(prefect: PrefectServer) -> None:
     json_body = {"Content-Type": "application/json"}
     wrong = {"Authorization": "Basic YWRtaW46YWRtaW4="}
     assert refused(prefect, "deployments/name/sevila/full-chain", {}) == 401
@@ -45,7 +45,7 @@ def test_whoever_does_not_know_the_password_can_neither_read_nor_start_anything(
     assert prefect.flow_runs("forged") == []
 
 
-def test_a_page_of_another_site_is_refused_even_where_the_password_is_known(prefect: PrefectServer) -> None:
+def test_cross_origin_requests_are_refused(prefect: PrefectServer) -> None:
     """A browser asks before it sends such a request, and reads an answer only where the server allows its origin."""
     asked = {
         "Origin": FOREIGN,
@@ -68,7 +68,7 @@ def test_a_page_of_another_site_is_refused_even_where_the_password_is_known(pref
     assert '"auth":"BASIC"' in settings and '"api_url":"/api"' in settings and '"csrf_enabled":true' in settings
 
 
-def test_the_password_is_in_a_file_for_its_user_only_and_on_no_command_line_or_log(prefect: PrefectServer) -> None:
+def test_the_password_is_only_in_a_private_file(prefect: PrefectServer) -> None:
     password = prefect.environment["PREFECT_API_AUTH_STRING"]
     assert stat.S_IMODE(prefect.for_shells.stat().st_mode) == 0o600
     printed = prefect.log.read_text()
@@ -80,12 +80,12 @@ def test_the_password_is_in_a_file_for_its_user_only_and_on_no_command_line_or_l
     assert not any(secret.encode() in line for line in lines)
 
 
-def test_what_the_server_keeps_is_for_its_user_only(prefect: PrefectServer) -> None:
+def test_server_files_are_private(prefect: PrefectServer) -> None:
     made = list(prefect.for_shells.parent.glob("prefect.db*"))
     assert made and {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o600}
 
 
-def test_a_shell_that_sourced_the_file_runs_a_deployment_past_any_proxy_and_a_failure_says_why(
+def test_a_sourced_shell_runs_a_deployment_without_the_proxy_and_shows_the_failure(
     prefect: PrefectServer,
 ) -> None:
     places = {"annotations": "/none\x1b[31m\nhere"}
@@ -102,7 +102,7 @@ def test_a_shell_that_sourced_the_file_runs_a_deployment_past_any_proxy_and_a_fa
     assert "\x1b" not in done.stdout + lines[0]
 
 
-def test_pictures_inside_a_page_are_what_prefects_own_pages_show(prefect: PrefectServer) -> None:
+def test_prefect_pages_show_embedded_pictures(prefect: PrefectServer) -> None:
     picture = f"data:image/webp;base64,{thumbnail(np.zeros((28, 28, 3), np.uint8), (80, 60), 50)}"
     text = f"| 1.0 s |\n| --- |\n| ![keyframe]({picture}) |\n\n![trend]({picture})"
     id = prefect.ask("artifacts/", {"key": "pictures", "type": "markdown", "data": text})["id"]

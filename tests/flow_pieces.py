@@ -18,7 +18,7 @@ from tests.prefect_server import ENDED, PATIENCE_SECONDS, REPOSITORY, WORKER, Pr
 from tests.small_world import SMALL
 
 
-def test_workers_share_a_stage_and_what_killed_ones_were_at_is_handed_out_again_without_repeating_finished_shards(
+def test_pieces_of_killed_workers_are_resubmitted_without_repeating_finished_shards(
     prefect: PrefectServer, lost: list[Any]
 ) -> None:
     worker = lost[1]["labels"][WORKER]
@@ -41,7 +41,7 @@ def test_workers_share_a_stage_and_what_killed_ones_were_at_is_handed_out_again_
 
 
 @side_by_side
-def test_cancelling_a_run_stops_its_pieces_and_the_next_run_goes_on_from_the_finished_shards(
+def test_a_run_resumes_from_finished_shards_after_a_cancellation(
     prefect: PrefectServer, sampled: Path, folder: Path
 ) -> None:
     store, other = (Path(shutil.copytree(sampled, folder / name)) for name in ("store", "other"))
@@ -63,9 +63,7 @@ def test_cancelling_a_run_stops_its_pieces_and_the_next_run_goes_on_from_the_fin
 
 
 @side_by_side
-def test_cancelling_a_setting_cancels_the_run_that_it_is_part_of(
-    prefect: PrefectServer, sampled: Path, folder: Path
-) -> None:
+def test_cancelling_a_setting_cancels_its_parent_run(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     long = ['chain.selectors=["uniform"]', "finetune_answerer.epochs=100000"]
     to = {"recipe": str(prefect.world / "full.toml"), "settings": long, "places": {"store": str(folder / "store")}}
     id = prefect.start("sevila/full-chain", "of a setting", **to, execution=HERE)
@@ -83,9 +81,7 @@ def test_cancelling_a_setting_cancels_the_run_that_it_is_part_of(
 
 
 @side_by_side
-def test_a_piece_that_a_full_disk_fails_is_handed_out_again(
-    prefect: PrefectServer, sampled: Path, folder: Path
-) -> None:
+def test_a_piece_that_failed_on_a_full_disk_is_resubmitted(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     with small_disk(folder / "disk") as disk:
         store = Path(shutil.copytree(sampled, disk / "store"))
         id = prefect.start("sevila-stage/rerun", "full", **extraction(prefect, store, shard_megabytes=1))
@@ -100,9 +96,7 @@ def test_a_piece_that_a_full_disk_fails_is_handed_out_again(
 
 
 @side_by_side
-def test_a_step_that_a_full_disk_fails_is_tried_again_and_goes_on_when_there_is_room(
-    prefect: PrefectServer, sampled: Path, folder: Path
-) -> None:
+def test_a_step_that_failed_on_a_full_disk_is_retried(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     with small_disk(folder / "disk") as disk:
         filler = fill(disk)
         there = places(prefect.small, disk / "store")
@@ -117,7 +111,7 @@ def test_a_step_that_a_full_disk_fails_is_tried_again_and_goes_on_when_there_is_
 
 
 @side_by_side
-def test_what_bad_input_fails_is_not_tried_again(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
+def test_a_failure_caused_by_bad_input_is_not_retried(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     store = Path(shutil.copytree(sampled, folder / "store"))
     for frames in (store / "pool").glob("sample_frames-*/*/*/*.h5"):
         content = frames.read_bytes()
@@ -131,7 +125,7 @@ def test_what_bad_input_fails_is_not_tried_again(prefect: PrefectServer, sampled
 
 
 @side_by_side
-def test_free_workers_help_to_decode_where_a_run_is_slow(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
+def test_free_workers_help_a_slow_run_to_decode(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     code = """
 import json, sys
 from flows import Execution, Places, sevila_stage

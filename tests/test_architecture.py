@@ -197,7 +197,7 @@ def part_of(path: Path) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
-def test_imports_go_through_open_doors_only() -> None:
+def test_rooms_import_only_allowed_rooms() -> None:
     for path in sources():
         room = path.relative_to(ROOT).parts[0].removesuffix(".py")
         for name in imports(path):
@@ -214,7 +214,7 @@ def test_a_library_is_imported_by_its_owners_only() -> None:
             assert not is_torch or not name_of(path).startswith(WITHOUT_TORCH), f"{path} imports torch"
 
 
-def test_inside_pipeline_what_is_lower_does_not_know_what_is_higher() -> None:
+def test_pipeline_folders_import_only_allowed_folders() -> None:
     for path in sources("pipeline"):
         here = part_of(path)
         allowed = {here, *PIPELINE[here]} if here else set()
@@ -224,7 +224,7 @@ def test_inside_pipeline_what_is_lower_does_not_know_what_is_higher() -> None:
                 assert there in allowed, f"{path} imports {name}"
 
 
-def test_only_the_engine_knows_the_store() -> None:
+def test_only_the_engine_imports_the_store() -> None:
     for path in sources("pipeline"):
         for name in imports(path) if part_of(path) != "engine" else ():
             if name.startswith("cache"):
@@ -237,7 +237,7 @@ def test_every_exception_is_still_needed() -> None:
     assert set(PIPELINE) == {part_of(path) for path in sources("pipeline")} - {""}
 
 
-def test_stages_holds_the_chain_the_list_of_stages_and_a_stage_in_each_other_file() -> None:
+def test_each_stage_file_holds_one_registered_stage() -> None:
     for path in sources("stages"):
         if path.stem in NO_STAGE:
             continue
@@ -252,7 +252,7 @@ def test_stages_holds_the_chain_the_list_of_stages_and_a_stage_in_each_other_fil
         assert isinstance(STAGES.get(path.stem), Stage), f"stages/all.py does not list {path.stem}"
 
 
-def test_a_stage_takes_only_artifact_classes_of_the_stages_upstream() -> None:
+def test_a_stage_imports_only_artifact_classes_of_upstream_stages() -> None:
     order = list(STAGES)
     for path in sources("stages"):
         if path.stem in NO_STAGE:
@@ -272,7 +272,7 @@ def test_a_stage_takes_only_artifact_classes_of_the_stages_upstream() -> None:
                     assert is_artifact, f"{path} imports {alias.name} of {node.module}, which is no artifact class"
 
 
-def test_each_folder_says_in_one_sentence_what_belongs_there() -> None:
+def test_each_package_docstring_begins_with_one_sentence() -> None:
     folders = {path.parent for path in sources() if path.parent != ROOT}
     for folder in folders:
         about = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
@@ -301,7 +301,7 @@ def test_files_functions_and_signatures_are_short() -> None:
             assert n_parameters <= MOST_PARAMETERS, f"{where} takes {n_parameters} parameters"
 
 
-def test_a_word_has_one_meaning_as_a_class_has_one_name() -> None:
+def test_class_names_are_unique() -> None:
     places: dict[str, list[str]] = {}
     for path in sources():
         for node in nodes(path, ast.ClassDef):
@@ -309,7 +309,7 @@ def test_a_word_has_one_meaning_as_a_class_has_one_name() -> None:
     assert {name for name, where in places.items() if len(where) > 1} == ON_TENSORS
 
 
-def test_a_function_that_others_may_call_has_a_name_of_its_own() -> None:
+def test_public_function_names_are_unique() -> None:
     """But for commands (`cli/`) and the Python API, named by what users type, and for what each data set's module answers."""
     places: dict[str, list[str]] = {}
     for path in sources("cache", "pipeline", "stages", "reports", "workers"):
@@ -319,7 +319,7 @@ def test_a_function_that_others_may_call_has_a_name_of_its_own() -> None:
     assert {name for name, where in places.items() if len(where) > 1} == {"files", "group", "read"}
 
 
-def test_names_say_what_a_thing_is() -> None:
+def test_vague_names_are_not_used() -> None:
     for path in sources():
         for node in nodes(path, ast.Name, ast.arg, ast.Attribute, ast.FunctionDef, ast.AsyncFunctionDef, ast.keyword):
             name = next(filter(None, (getattr(node, field, None) for field in ("id", "arg", "attr", "name"))), "")
@@ -327,7 +327,7 @@ def test_names_say_what_a_thing_is() -> None:
             assert where in OF_LIBRARIES or where[1] not in SAY_NOTHING, f"{path}:{node.lineno}: {name}: name the thing"
 
 
-def test_data_sets_are_named_and_imported_in_their_own_files_only() -> None:
+def test_data_sets_are_named_only_in_their_own_files() -> None:
     wanted = {*adapter_names(), *(f"pipeline.datasets.{name}" for name in adapter_names())}
     for path in sources():
         if path.parent.name == "datasets":
@@ -337,7 +337,7 @@ def test_data_sets_are_named_and_imported_in_their_own_files_only() -> None:
         assert names == NAMES_A_DATA_SET.get(name_of(path), set()), f"{path} names {names}"
 
 
-def test_rows_of_stages_have_types() -> None:
+def test_stage_functions_use_typed_rows() -> None:
     untyped = set()
     for path in sources("stages"):
         for function in nodes(path, ast.FunctionDef):
@@ -356,12 +356,12 @@ def test_reasons_are_never_split() -> None:
                 assert "reason" not in ast.unparse(call.func), f"{path}:{call.lineno}: a reason has a code and a detail"
 
 
-def test_nothing_is_imported_for_its_effect_but_the_settings_of_the_process() -> None:
+def test_only_process_settings_are_imported_for_side_effects() -> None:
     silenced = {name_of(path) for path in sources() if "noqa: F401" in path.read_text()}
     assert silenced == IMPORTED_FOR_AN_EFFECT
 
 
-def test_a_constant_that_others_import_has_a_name_of_its_own() -> None:
+def test_imported_constant_names_are_unique() -> None:
     values: dict[str, set[str]] = {}
     imported = {alias.name for path in sources() for node in nodes(path, ast.ImportFrom) for alias in node.names}
     for path in sources():
@@ -372,7 +372,7 @@ def test_a_constant_that_others_import_has_a_name_of_its_own() -> None:
     assert not {name: meanings for name, meanings in values.items() if len(meanings) > 1 and name not in SAID_OF_EACH}
 
 
-def test_every_package_is_part_of_the_distribution_and_sevila_its_only_name() -> None:
+def test_every_package_is_distributed_under_sevila() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {path.parent.relative_to(ROOT) for room in DISTRIBUTED for path in (ROOT / room).rglob("__init__.py")}
     names = {str(folder).replace("/", ".") for folder in folders}
@@ -381,7 +381,7 @@ def test_every_package_is_part_of_the_distribution_and_sevila_its_only_name() ->
     assert set(DISTRIBUTED) == {"sevila", *sevila.rooms.ROOMS}
 
 
-def test_files_beside_the_code_are_part_of_the_distribution() -> None:
+def test_data_files_are_distributed() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     listed = {
         path

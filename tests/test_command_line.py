@@ -56,7 +56,7 @@ def test_every_command_that_prints_data_prints_it_as_json() -> None:
     assert without == set(WITHOUT_JSON)
 
 
-def test_commands_and_options_are_called_as_they_were() -> None:
+def test_command_and_option_names_are_unchanged() -> None:
     """A change here is a change for everybody's scripts: make it on purpose, and say so in CHANGELOG.md."""
     assert [next(described(app.meta)), *described(app)] == FROZEN.read_text().splitlines()
 
@@ -87,7 +87,7 @@ def test_commands_and_options_are_called_as_they_were() -> None:
         ("inti", 'Did you mean "init"?'),
     ],
 )
-def test_a_slip_is_one_line_that_names_the_help_and_status_two(
+def test_a_usage_error_is_one_line_with_status_two(
     typed: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -98,7 +98,7 @@ def test_a_slip_is_one_line_that_names_the_help_and_status_two(
     assert "--help`." in printed.err
 
 
-def test_every_command_explains_itself_and_each_of_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_describes_every_command_and_option(capsys: pytest.CaptureFixture[str]) -> None:
     for line in FROZEN.read_text().splitlines()[1:]:
         words = [word for word in line.split()[1:] if word.islower() and not word.startswith("-")]
         assert main([*words, "--help"]) == 0
@@ -107,7 +107,7 @@ def test_every_command_explains_itself_and_each_of_its_options(capsys: pytest.Ca
         assert not [line for line in lines if line.startswith("  ") and ": " not in line], words
 
 
-def test_the_last_of_two_values_counts_and_options_for_every_command_stand_anywhere(
+def test_the_last_value_of_a_global_option_wins_in_any_position(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = ["--store", f"{tmp_path / 'here'}"]
@@ -145,25 +145,21 @@ def test_looking_into_a_store_waits_for_no_library_that_computes(tmp_path: Path)
         ["cache", "why", "plain", "--than="],
     ],
 )
-def test_an_empty_name_is_a_usage_error_and_does_not_stand_for_everything(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_empty_name_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(arguments)
     assert error.value.code == 2
     assert "It must not be empty." in capsys.readouterr().err
 
 
-def test_listing_an_unknown_stage_is_an_error_that_names_the_nearest(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_stage_error_suggests_the_nearest_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "ls", "--stage", "evalaute", "--store", str(tmp_path)]) == 1
     assert "'evalaute' is not a stage (did you mean 'evaluate'?)" in capsys.readouterr().err
     assert main(["cache", "ls", "--stage", "evaluate", "--store", str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize("command", ["answers", "cache show", "cache ancestry"])
-def test_an_artifact_whose_record_is_lost_is_named_as_damaged(
+def test_an_artifact_without_a_record_is_reported_as_damaged(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     id = "answer_questions-v1-0123456789abcdef0123"
@@ -177,7 +173,9 @@ def test_an_artifact_whose_record_is_lost_is_named_as_damaged(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", ["cache ls", "cache ls --json", "stages", "--help"])
-def test_an_output_that_is_full_is_one_line_and_status_one(command: str, unbuffered: str, tmp_path: Path) -> None:
+def test_a_full_standard_output_is_one_error_line_with_status_one(
+    command: str, unbuffered: str, tmp_path: Path
+) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         words = [sys.executable, "-m", "cli", *command.split(), "--store", str(tmp_path)]
@@ -201,7 +199,7 @@ def test_an_output_that_is_full_is_one_line_and_status_one(command: str, unbuffe
         (["plan", "plain", "--shard-megabytes", "inf"], "Must be < 1"),
     ],
 )
-def test_a_value_that_nothing_can_be_done_with_is_a_usage_error(
+def test_an_unusable_value_is_a_usage_error(
     arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as error:
@@ -210,12 +208,12 @@ def test_a_value_that_nothing_can_be_done_with_is_a_usage_error(
     assert problem in capsys.readouterr().err
 
 
-def test_an_empty_place_is_refused_and_is_not_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_source_path_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "plain", "--annotations", "plain="]) == 1
     assert "'plain=' names no place" in capsys.readouterr().err
 
 
-def test_speed_and_place_are_called_alike_by_command_form_and_python() -> None:
+def test_execution_options_have_the_same_names_in_command_form_and_api() -> None:
     command, run = ({each.name for each in fields(of)} for of in (ExecutionOptions, RunContext))
     assert Execution.model_fields.keys() - command == {"dispatch", "ray_address"}
     assert command - Execution.model_fields.keys() == {"tensorboard"}  # a folder of one machine

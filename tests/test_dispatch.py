@@ -13,7 +13,7 @@ from workers import dispatch, flow_runs, gpu_workers
 
 
 @pytest.mark.parametrize("second", [Completed(), Crashed(), Failed()])
-def test_workers_that_end_at_once_when_all_is_there_end_the_step(
+def test_a_step_ends_when_its_workers_end_and_nothing_is_missing(
     monkeypatch: pytest.MonkeyPatch, second: State[Any]
 ) -> None:
     handed_out = []
@@ -37,7 +37,7 @@ def test_workers_that_end_at_once_when_all_is_there_end_the_step(
     assert len(handed_out) == 2
 
 
-def test_pieces_of_a_settings_step_belong_to_the_run_that_somebody_may_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_of_a_setting_are_tagged_with_the_parent_run(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def run_deployment(deployment: str, **how: Any) -> Any:

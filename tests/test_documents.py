@@ -33,7 +33,7 @@ def commands_in(document: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_are_ones_that_sevila_takes(document: Path) -> None:
+def test_documented_commands_parse(document: Path) -> None:
     for command in commands_in(document):
         tokens = shlex.split(command, comments=True)[1:]
         _, bound, _ = app.meta.parse_args(tokens, exit_on_error=False, print_error=False)
@@ -41,7 +41,7 @@ def test_commands_are_ones_that_sevila_takes(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_to_files_of_the_repository_lead_to_one(document: Path) -> None:
+def test_links_to_repository_files_exist(document: Path) -> None:
     links = LINK.findall(document.read_text(encoding="utf-8"))
     targets = [link for link in links if "://" not in link and Path(link).name not in GENERATED]
     assert [target for target in targets if not (document.parent / target).exists()] == []

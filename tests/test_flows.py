@@ -139,7 +139,7 @@ def test_a_bad_parameter_is_refused_before_a_run_exists(
     assert prefect.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": ["none"]}}}) == []
 
 
-def test_every_deployment_has_a_page_that_says_what_to_do_and_tags(prefect: PrefectServer) -> None:
+def test_every_deployment_has_a_description_and_tags(prefect: PrefectServer) -> None:
     for deployment in prefect.ask("deployments/filter", {}):
         assert deployment["description"].startswith("# ") and "sevila" in deployment["tags"]
         is_internal = "internal" in deployment["tags"]
@@ -150,14 +150,14 @@ def test_every_deployment_has_a_page_that_says_what_to_do_and_tags(prefect: Pref
             assert "```bash\n prefect deployment run " in deployment["description"]
 
 
-def test_what_marks_runs_that_vanished_is_at_work(prefect: PrefectServer) -> None:
+def test_automations_for_vanished_runs_are_enabled(prefect: PrefectServer) -> None:
     automations = prefect.automations()
     after = {event for automation in automations for event in automation["trigger"]["after"] if automation["enabled"]}
     states = ("Running", "heartbeat", "Pending", "Submitting", "InfrastructurePending", "Cancelling")
     assert after == {f"prefect.flow-run.{state}" for state in states}
 
 
-def test_the_schedule_has_planned_the_nights_to_come(prefect: PrefectServer) -> None:
+def test_the_nightly_schedule_plans_future_runs(prefect: PrefectServer) -> None:
     nightly = prefect.ask("deployments/name/sevila-benchmark/nightly")
     planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"any_": [nightly["id"]]}}}
     assert prefect.until(lambda: prefect.ask("flow_runs/count", planned)) >= 3
@@ -168,7 +168,7 @@ def test_the_schedule_has_planned_the_nights_to_come(prefect: PrefectServer) -> 
     assert [schedule["schedule"]["timezone"] for schedule in nightly["schedules"]] == ["UTC"]
 
 
-def test_deployment_runs_the_whole_chain_into_the_store(
+def test_the_deployment_runs_the_full_chain(
     prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     assert first_run.returncode == 0, first_run.stdout + first_run.stderr
@@ -180,7 +180,7 @@ def test_deployment_runs_the_whole_chain_into_the_store(
     assert all(prefect.store.exists(pin.id) for pin in named.artifacts)
 
 
-def test_every_step_is_a_task_whose_run_says_which_step_it_is_and_then_the_artifact(
+def test_every_step_is_a_task_named_by_setting_and_artifact(
     prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     steps = prefect.ended_steps("first")
@@ -196,7 +196,7 @@ def test_every_step_is_a_task_whose_run_says_which_step_it_is_and_then_the_artif
     assert {step["state_type"] for step in steps} == {"COMPLETED"}
 
 
-def test_a_settings_steps_are_one_node_of_the_graph_with_edges_from_what_it_reads(
+def test_a_setting_is_one_graph_node_with_edges_from_its_inputs(
     prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     prefect.ended_steps("first")
@@ -212,7 +212,7 @@ def test_a_settings_steps_are_one_node_of_the_graph_with_edges_from_what_it_read
     assert prefect.ask(f"flow_runs/{setting['id']}")["parameters"] == {}
 
 
-def test_stage_lines_are_in_the_run_log_and_metrics_and_failed_videos_in_artifacts(
+def test_run_logs_and_artifacts_show_stages_metrics_and_failed_videos(
     prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     lines = prefect.log_lines("first")
@@ -226,7 +226,7 @@ def test_stage_lines_are_in_the_run_log_and_metrics_and_failed_videos_in_artifac
     assert failed and all(row["reason"] for row in failed)
 
 
-def test_a_stage_is_run_again_from_what_the_store_holds(
+def test_a_stage_is_rerun_from_stored_inputs(
     prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     before = set(prefect.store)
@@ -245,7 +245,7 @@ def test_a_stage_is_run_again_from_what_the_store_holds(
     assert all(f"`{id}`" in prefect.artifact("sevila-full-select-keyframes") for id in made)
 
 
-def test_independent_settings_are_at_work_at_once_on_the_gpu_workers_and_stand_in_the_chains_order(
+def test_independent_settings_run_concurrently_and_are_recorded_in_chain_order(
     prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     recipe, both = str(prefect.world / "full.toml"), 'chain.selectors=["uniform", "oracle"]'
@@ -262,7 +262,7 @@ def test_independent_settings_are_at_work_at_once_on_the_gpu_workers_and_stand_i
     assert prefect.flow_run("at once")["state"]["message"] == f"metrics {pins[-1].id}"
 
 
-def test_cancelling_a_run_ends_the_settings_that_are_at_work_at_once_and_their_pieces(
+def test_cancelling_a_run_cancels_its_concurrent_settings_and_pieces(
     prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     long = ['chain.selectors=["uniform", "oracle"]', "finetune_answerer.epochs=100000"]
@@ -304,7 +304,7 @@ def test_a_regression_fails_the_nightly_run_and_is_named(prefect: PrefectServer,
 
 
 @side_by_side
-def test_runs_that_nobody_begins_or_ends_are_marked(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
+def test_automations_mark_runs_without_a_worker(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     """By the automations of sevila up, with seconds for their minutes, on runs that no worker is at."""
     deployment = prefect.ask("deployments/name/sevila/forward")["id"]
     later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
@@ -325,7 +325,7 @@ def test_runs_that_nobody_begins_or_ends_are_marked(prefect: PrefectServer, samp
 
 
 @side_by_side
-def test_two_runs_of_a_recipe_at_once_share_the_work_and_question_types_reach_their_page_as_text(
+def test_two_concurrent_runs_share_work_and_pages_escape_question_types(
     prefect: PrefectServer, sampled: Path, folder: Path
 ) -> None:
     world, store, names = shutil.copytree(prefect.small, folder / "world"), Store(folder / "store"), ("one", "other")
@@ -344,7 +344,9 @@ def test_two_runs_of_a_recipe_at_once_share_the_work_and_question_types_reach_th
 
 
 @side_by_side
-def test_a_bad_setting_fails_the_run_and_the_log_says_why(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
+def test_a_bad_setting_fails_the_run_with_the_reason_in_its_log(
+    prefect: PrefectServer, sampled: Path, folder: Path
+) -> None:
     prefect.start("sevila/full-chain", "bad", settings=["select_keyframes.kk=4"])
     reason = "[select_keyframes] has no key 'kk' (did you mean 'k'?)"
     assert reason in prefect.ended("bad", "FAILED")["message"]
@@ -352,7 +354,7 @@ def test_a_bad_setting_fails_the_run_and_the_log_says_why(prefect: PrefectServer
 
 
 @side_by_side
-def test_warnings_of_libraries_are_in_the_run_log_once(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
+def test_library_warnings_are_in_the_run_log_once(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     code = """
 import logging, threading, warnings
 from prefect import flow
@@ -378,7 +380,7 @@ warned()
     assert lines[1:-1] == ["of Python", "of transformers", "of a thread"]
 
 
-def test_a_gpu_worker_keeps_its_process_for_the_next_steps_of_a_run_and_is_free_when_it_ends(
+def test_a_gpu_worker_keeps_its_process_for_all_steps_of_a_run(
     prefect: PrefectServer, sampled: Path, tmp_path: Path
 ) -> None:
     """Last, as a run does not keep a worker that another run is waiting for."""

@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[1] / "docs"))
 pages = __import__("pages")
 
 
-def test_every_column_of_every_table_stands_with_the_comment_of_its_schema() -> None:
+def test_every_table_column_is_documented_with_its_schema_comment() -> None:
     text = pages.tables()
     for stage in STAGES.values():
         for name, schema in stage.output.tables.items():
@@ -27,7 +27,7 @@ def test_every_column_of_every_table_stands_with_the_comment_of_its_schema() -> 
     assert "The parts of the video that answer a question, where the data set knows them" in text.split("## moments")[1]
 
 
-def test_no_column_of_any_table_is_without_a_meaning_and_tables_of_their_own_rows_have_theirs() -> None:
+def test_every_column_has_a_meaning_and_every_table_its_own_description() -> None:
     lines = [line for line in pages.tables().splitlines() if line.startswith("| `")]
     assert [line for line in lines if not line.rstrip("| ").split(" | ")[2:]] == []
     assert "| `gradient_norm` | float64 | before clipping |" in lines
@@ -37,11 +37,11 @@ def test_no_column_of_any_table_is_without_a_meaning_and_tables_of_their_own_row
     assert "\nWhat is said, in the video's time; no rows unless" in text
 
 
-def test_code_in_a_meaning_is_code_on_the_page() -> None:
+def test_code_in_a_description_stays_code() -> None:
     assert "data set, as `sevila datasets` names it" in pages.recipes()
 
 
-def test_every_recipe_and_every_key_stands_with_its_default_and_meaning() -> None:
+def test_every_recipe_and_key_is_documented_with_its_default() -> None:
     text = pages.recipes()
     for section, config in section_configs(STAGES).items():
         of_section = text.split(f"### [{section}]\n")[1].split("\n### ")[0]
@@ -49,7 +49,7 @@ def test_every_recipe_and_every_key_stands_with_its_default_and_meaning() -> Non
     assert all(f"| `{name}` | " in text for name in available())
 
 
-def test_every_command_stands_with_its_options() -> None:
+def test_every_command_is_documented_with_its_options() -> None:
     text = pages.commands()
     assert text.startswith("# Commands\n")
     assert all(f"[`{name}`](#sevila-{name})" in text for name in app if not name.startswith("-"))

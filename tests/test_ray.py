@@ -55,7 +55,7 @@ sevila(recipe, settings=['chain.selectors=["uniform", "oracle"]'], places=places
 """
 
 
-def test_nodes_of_a_ray_cluster_share_a_stage_and_what_a_killed_process_was_at_is_made_once(tmp_path: Path) -> None:
+def test_ray_nodes_share_a_stage_and_a_killed_piece_is_built_once(tmp_path: Path) -> None:
     if INSIDE not in os.environ:
         return run_this_apart(tmp_path)
     small, store, plain = tmp_path / "small", tmp_path / "store", tmp_path / "plain"
@@ -85,7 +85,7 @@ def test_nodes_of_a_ray_cluster_share_a_stage_and_what_a_killed_process_was_at_i
         assert Store(store).record(features).files == Store(plain).record(features).files
 
 
-def test_independent_settings_are_at_work_on_the_nodes_at_once(tmp_path: Path) -> None:
+def test_independent_settings_run_concurrently_on_ray_nodes(tmp_path: Path) -> None:
     if INSIDE not in os.environ:
         return run_this_apart(tmp_path)
     world, store = tmp_path / "world", tmp_path / "store"

@@ -74,7 +74,7 @@ def script() -> str:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs_as_printed(tmp_path: Path) -> None:
+def test_every_readme_command_runs(tmp_path: Path) -> None:
     with socket.socket() as server:
         if server.connect_ex(("127.0.0.1", 4200)) == 0:
             pytest.skip("another Prefect server has port 4200, which `sevila up` takes by default")

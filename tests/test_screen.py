@@ -105,7 +105,7 @@ def screen_of(written: str, columns: int) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize("columns", [80, 40])
-def test_in_a_narrow_terminal_no_word_is_broken_and_no_line_stands_on_a_bar(columns: int) -> None:
+def test_log_lines_and_bars_do_not_overlap_in_a_narrow_terminal(columns: int) -> None:
     written = in_terminal(SHOW_ALL, columns)
     lines, broken = screen_of(written, columns)
     assert not broken
