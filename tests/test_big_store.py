@@ -1,4 +1,4 @@
-"""The simulated store that the commands are timed on is one that they take for their own."""
+"""Commands accept the simulated store on which they are measured."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""README and docs as a reader meets them: commands that exist, links that lead somewhere, a README that is short."""
+"""README and docs: commands parse, links resolve, and the README is short."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from cli.app import app
 
 ROOT = Path(__file__).parents[1]
-GENERATED = {"tables.md", "recipes.md", "commands.md"}  # pages that `make docs` writes
+GENERATED = {"tables.md", "recipes.md", "commands.md"}  # written by `make docs`
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 VARIABLE = re.compile(r'^(\w+)="(.*)"$', re.MULTILINE)
 CODE = re.compile(r"^```(?:bash|console|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -19,13 +19,13 @@ LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
 def shell_commands(document: Path) -> list[str]:
-    """Return the commands in a document's blocks of shell code, continuation lines joined."""
+    """Return the commands in the shell code blocks of a document, with continuation lines joined."""
     code = "".join(CODE.findall(document.read_text(encoding="utf-8"))).replace("\\\n", " ")
     return [line.strip() for line in code.splitlines() if line.strip()]
 
 
 def commands_in(document: Path) -> list[str]:
-    """Return the `sevila` commands among them, variables replaced."""
+    """Return the `sevila` commands of a document, with variables replaced."""
     lines = shell_commands(document)
     for name, value in VARIABLE.findall("\n".join(lines)):
         lines = [line.replace(f"${name}", value) for line in lines]

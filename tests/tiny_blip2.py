@@ -1,7 +1,7 @@
 """A complete BLIP-2, with Flan-T5 or a decoder-only language model, for the tests, which download nothing.
 
-About 100,000 random parameters in the real classes and the real directory layout; only the sizes and the values are made up. What
-it scores and answers means nothing, but differs from frame to frame and from question to question.
+About 100,000 random parameters in the real classes and the real directory layout; only the sizes and the values are artificial.
+Its scores and answers are meaningless but differ between frames and between questions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST_TOKENS = 512  # that the decoder-only ones read
 def write_tiny_blip2(
     folder: Path, seed: int, image_size: int = 28, words: Iterable[str] = (), language: str = "t5"
 ) -> None:
-    """Write `config.json`, `model.safetensors` and `tokenizer.json` to `folder`, which is made if need be.
+    """Write `config.json`, `model.safetensors` and `tokenizer.json` to `folder`, which is created if missing.
 
     Equal arguments give equal bytes with the same versions of torch and transformers.
 
@@ -45,7 +45,7 @@ def write_tiny_blip2(
         n_tokens = _write(_decoders_tokenizer(language, words), folder / "tokenizer.json")
     model = Blip2ForConditionalGeneration(_config(image_size, _text_config(language, n_tokens)))
     text = model.language_model
-    if language == "t5":  # transformers tied it; Flan-T5's is its own
+    if language == "t5":  # transformers ties it to the embeddings; Flan-T5 does not
         text.lm_head.weight = nn.Parameter(torch.empty_like(text.shared.weight))
     _randomise(model, seed)
     bars = logging.is_progress_bar_enabled()
