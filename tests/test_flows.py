@@ -91,9 +91,7 @@ def killed_pieces(
             lambda: [piece for piece in running(prefect.pieces(id)) if piece["name"] != slow["name"]], every_seconds=0.3
         )
         worker = others[0]["labels"][WORKER]
-        os.kill(
-            prefect.process_of_worker(worker), signal.SIGKILL
-        )  # first, because it would report the death of the piece
+        os.kill(prefect.process_of_worker(worker), signal.SIGKILL)  # first: it would report the death of the piece
         os.kill(prefect.process_of(others[0]), signal.SIGKILL)
     finally:
         os.kill(prefect.process_of(slow), signal.SIGKILL)

@@ -63,14 +63,12 @@ except ValueError as error:
 
 def in_terminal(script: str, columns: int) -> str:
     """Return the output of a script on a terminal with this number of columns."""
-    terminal, device = pty.openpty()
-    ioctl(device, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    terminal, tty = pty.openpty()
+    ioctl(tty, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
     environment |= {"TERM": "xterm", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=device, stdout=device, stderr=device, env=environment
-    )
-    os.close(device)
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=tty, stdout=tty, stderr=tty, env=environment)
+    os.close(tty)
     written = b""
     while True:
         try:

@@ -47,7 +47,8 @@ def make(root: Path, n_videos: int = 3, name: str = "first", value: int = 1) -> 
             pool.write(key, [0, 4], (8,), "uint8", [np.full((2, 8), value * (number + 1))], {})()
         place = {"video_id": f"{number}", "key": key, "part": fingerprint([0, 4])}
         rows.append(place | {"frame_indices": [0, 4], "rows": [0, 1], "part_rows": [0, 1]})
-    config, inputs = {"videos": n_videos}, {"videos": "videos-abc"}
+    config: dict[str, object] = {"videos": n_videos}
+    inputs: dict[str, str | None] = {"videos": "videos-abc"}
     frames = artifact_id("sample", 1, config, inputs)
     if not store.exists(frames):
         write_rows(store.partial(frames) / "parts" / "00000.parquet", PARTS, rows)

@@ -113,7 +113,7 @@ def judge(
     expected: dict[str, str],
     seen: Iterable[dict[str, Stamp]],
     trial: str,
-    beside: Path | None = None,
+    beside: Path,
     other_inputs: bool = False,
 ) -> None:
     """Compare a store at the end of a trial with the contents of an undisturbed one and count the differences.
