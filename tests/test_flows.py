@@ -391,8 +391,8 @@ def test_a_gpu_worker_keeps_its_process_for_all_steps_of_a_run(
     prefect.wait_for_end("stays")
     (piece,) = prefect.until(lambda: [run for run in prefect.pieces(id) if run["state"]["type"] in ENDED])
     assert piece["state"]["type"] == "COMPLETED" and piece["name"].startswith("answer_questions-")
-    handed_out = [line for line in prefect.log_lines("stays") if "is handed out in pieces" in line]
-    assert {line.partition(":")[0] for line in handed_out} == {"extract_features", "score_frames", "answer_questions"}
+    submitted = [line for line in prefect.log_lines("stays") if "is handed out in pieces" in line]
+    assert {line.partition(":")[0] for line in submitted} == {"extract_features", "score_frames", "answer_questions"}
 
 
 def test_a_step_goes_to_another_run_if_the_idle_one_is_killed(
@@ -404,6 +404,6 @@ def test_a_step_goes_to_another_run_if_the_idle_one_is_killed(
         lambda: [run for run in prefect.pieces(id) if run["state"]["name"] == "Idle"], every_seconds=0.1
     )
     os.kill(prefect.process_of(idle), signal.SIGKILL)
-    prefect.ended("idle killed")
+    prefect.wait_for_end("idle killed")
     states = {run["id"]: run["state"]["type"] for run in prefect.pieces(id)}
     assert states.pop(idle["id"]) == "CRASHED" and states
