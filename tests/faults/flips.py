@@ -132,9 +132,7 @@ def _check_readers(trial: Trial, text: str, before: dict[str, str]) -> None:
     after = _readings(trial)
     for name, value in before.items():
         id = name.split("/")[0]
-        refusals = [
-            after.get(key, "") for key in (name, id, f"{id}/videos")
-        ]  # its own, or that of what it is read through
+        refusals = [after.get(key, "") for key in (name, id, f"{id}/videos")]  # its own, or of its record or table
         if after.get(name) != value and not any(each.startswith("refused: ") for each in refusals):
             trial.fail("wrong", f"{text}: {name} is read as another value: {refusals[0][:300] or 'nothing'}")
             return
