@@ -386,5 +386,5 @@ def test_data_files_are_distributed() -> None:
         for name in names
         for path in (ROOT / package.removeprefix("sevila.").replace(".", "/")).glob(name)
     }
-    beside = {path for room in DISTRIBUTED for path in (ROOT / room).rglob("*") if path.is_file()}
-    assert {path for path in beside if path.suffix not in (".py", ".pyc")} == listed
+    data_files = {path for room in DISTRIBUTED for path in (ROOT / room).rglob("*") if path.is_file()}
+    assert {path for path in data_files if path.suffix not in (".py", ".pyc")} == listed

@@ -35,7 +35,7 @@ def write_tiny_blip2(
 
     Args:
         image_size: height and width of frames in pixels, a multiple of 14.
-        words: words that get a token of their own beside those of the prompts; all others are spelled letter by letter.
+        words: words that get one token each, as those of the prompts do; all others are spelled letter by letter.
         language: kind of language model: t5, opt, llama or mistral.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _text_config(language: str, n_tokens: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def _randomise(model: nn.Module, seed: int) -> None:
-    """Draw every parameter anew: transformers leaves query tokens at zero and the ViT's weights at 1e-10."""
+    """Draw every parameter again: transformers leaves query tokens at zero and the ViT's weights at 1e-10."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(model.named_parameters()):
         parameter.copy_(initial_value(name, torch.randn(parameter.shape, generator=generator)))

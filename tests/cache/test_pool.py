@@ -167,7 +167,7 @@ def start(root: Path, log: Path, seconds: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(BUILDER), str(root), str(log), str(seconds)])
 
 
-def begun_keys(log: Path) -> list[str]:
+def started_keys(log: Path) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
 
 
@@ -175,23 +175,23 @@ def test_processes_share_the_keys_and_build_none_twice(tmp_path: Path) -> None:
     log = tmp_path / "log"
     builders = [start(tmp_path / "store", log, 0.02) for _ in range(4)]
     assert [builder.wait(60) for builder in builders] == [0, 0, 0, 0]
-    assert sorted(begun_keys(log)) == [f"{number:020x}" for number in range(12)]
+    assert sorted(started_keys(log)) == [f"{number:020x}" for number in range(12)]
     assert len(list(every_part(tmp_path / "store"))) == 12
 
 
 def test_a_waiting_process_takes_over_from_a_killed_one(tmp_path: Path) -> None:
     log = tmp_path / "log"
     first = start(tmp_path / "store", log, 60)
-    while not begun_keys(log):
+    while not started_keys(log):
         time.sleep(0.01)
     second = start(tmp_path / "store", log, 0)
-    while len(begun_keys(log)) < 12:
+    while len(started_keys(log)) < 12:
         time.sleep(0.01)
     assert second.poll() is None  # it waits for the key of the first process
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert second.wait(60) == 0
-    assert len(begun_keys(log)) == 13
+    assert len(started_keys(log)) == 13
     assert len(list(every_part(tmp_path / "store"))) == 12
 
 

@@ -107,7 +107,7 @@ def forbidden(trial: Trial) -> None:
     victim = trial.start(user=NOBODY)
     status = victim.wait(trial.rng.uniform(0, trial.world.seconds))
     for path in (trial.store, *trial.store.rglob("*")):
-        with suppress(FileNotFoundError):  # renamed meanwhile
+        with suppress(FileNotFoundError):  # the run has renamed it
             os.chown(path, 0, 0)
     status = victim.finish() if status is None else status
     if status:

@@ -122,10 +122,10 @@ def _two(trial: Trial) -> tuple[Path, Path]:
 
 
 def _exchange(a: Path, b: Path) -> str:
-    beside = a.with_name("beside")
-    a.rename(beside)
+    between = a.with_name("between")
+    a.rename(between)
     b.rename(a)
-    beside.rename(b)
+    between.rename(b)
     return f"{a} and {b}"
 
 

@@ -172,9 +172,9 @@ def _put_in_place(source: Path, target: Path) -> None:
         for path in source.iterdir():
             _put_in_place(path, target / path.name)
         return
-    beside = target.with_name(f"{target.name}.new")
-    shutil.copyfile(source, beside)
-    beside.replace(target)
+    copy = target.with_name(f"{target.name}.new")
+    shutil.copyfile(source, copy)
+    copy.replace(target)
 
 
 def _check_exchanged(trial: Trial, old: dict[str, str], new: dict[str, str]) -> None:
