@@ -41,7 +41,7 @@ def test_every_missing_video_is_listed_with_its_reason_and_its_questions() -> No
 
 def test_the_summary_line_states_what_is_missing() -> None:
     assert format_coverage(coverage(READABLE + MISSING)[0]) == (
-        "coverage: 3 of 7 questions (42.9 %), 2 of 5 videos; questions not first_video: 3 missing (42.9 %), 1 empty (14.3 %)"
+        "coverage: 3 of 7 questions (42.9 %), 2 of 5 videos; questions not asked: 3 missing (42.9 %), 1 empty (14.3 %)"
     )
     assert format_coverage(coverage(READABLE)[0]) == "coverage: 3 of 3 questions (100.0 %), 2 of 2 videos"
 

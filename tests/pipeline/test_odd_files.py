@@ -307,7 +307,7 @@ CLEAR = {
     "a number and a score": ["0_0.91.jpg", "1_0.17.jpg", "2_0.53.jpg"],
     "some times of day": ["09h05m01s010.jpg", "09h05m02s900.jpg", "10h00m00s001.jpg"],
     "months and days of one year": ["12-01.jpg", "12-02.jpg", "12-03.jpg", "12-31.jpg"],
-    "a pause of a source day": [f"{m // 60:02}-{m % 60:02}.jpg" for m in (*range(0, 400, 20), *range(900, 1300, 20))],
+    "a pause of a whole day": [f"{m // 60:02}-{m % 60:02}.jpg" for m in (*range(0, 400, 20), *range(900, 1300, 20))],
     "evenings": ["2024-05-06_1959.jpg", "2024-05-06_2000.jpg", "2024-06-06_1930.jpg"],
 }
 UNCLEAR = {
@@ -331,7 +331,7 @@ UNCLEAR = {
         ["11-20.jpg", "12-20.jpg", "01-21.jpg", "02-21.jpg"],
         ["11-20.jpg", "01-21.jpg"],
     ),
-    "source years of months": ([f"{month:02}{year}.jpg" for year in (20, 21) for month in range(1, 13)], ["0121.jpg"]),
+    "whole years of months": ([f"{month:02}{year}.jpg" for year in (20, 21) for month in range(1, 13)], ["0121.jpg"]),
     "months of two centuries": (["99-11.jpg", "99-12.jpg", "00-01.jpg", "00-02.jpg"], ["99-11.jpg", "00-01.jpg"]),
     "days and months": (["30-03.jpg", "31-03.jpg", "01-04.jpg", "02-04.jpg"], ["30-03.jpg", "01-04.jpg"]),
     "days and months without points": (["3003.jpg", "3103.jpg", "0104.jpg", "0204.jpg"], ["3003.jpg", "0104.jpg"]),

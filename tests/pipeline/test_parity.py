@@ -254,6 +254,7 @@ def test_sampled_frames_match_the_official_code(reference: Reference) -> None:
         clip = Clip(*(case["clip"] or (None, None)))
         sampled = sample_clip(clip, UniformSampling(case["n_frms"]), case["n_video_frames"], case["fps"])
         assert sampled.frame_indices.tolist() == case["indices"], case
+        assert sampled.frame_indices.dtype == np.int64
 
 
 def right_options(reference: Reference) -> list[int]:

@@ -205,7 +205,7 @@ def test_shard_notes_of_another_shard_or_content_are_ignored(run: RunContext) ->
     other = RunContext(Store(run.store.root.parent / "other"), device="cpu")
     there = build(toy_source, Nothing(), other, [])
     folder = other.store.partial(str(toy_double.artifact_id(Nothing(), [there])))
-    progress.parent.rename(folder)  # of the same artifact, artifacts from other content elsewhere
+    progress.parent.rename(folder)  # of the same artifact from other content
     assert pieces(toy_double, Nothing(), other, [there]) == [0, 1]
 
 

@@ -25,7 +25,7 @@ def n_threads() -> Iterator[int]:
 
 
 @contextmanager
-def no_bar(description: str, steps: int, result: int) -> Iterator[ShowStep]:
+def no_bar(description: str, steps: int, done: int) -> Iterator[ShowStep]:
     yield lambda step, figures: None
 
 
@@ -54,11 +54,10 @@ def test_the_demos_backbone_has_the_same_bits_on_any_number_of_threads(n_threads
 
 
 @pytest.mark.parametrize(
-    ("environment", "expected"),
-    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    ("environment", "value"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
 )
-def test_waiting_threads_spin_briefly_unless_the_user_configures_it(environment: dict[str, str], expected: str) -> None:
+def test_waiting_threads_spin_briefly_unless_the_user_configures_it(environment: dict[str, str], value: str) -> None:
     inherited = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     code = "import pipeline, os; print(os.environ.get('GOMP_SPINCOUNT'))"
     result = subprocess.run([sys.executable, "-c", code], env=inherited | environment, capture_output=True, text=True)
-    assert result.stdout.strip() == expected
+    assert result.stdout.strip() == value

@@ -74,9 +74,8 @@ def assert_equal_training(trained: Trained, expected: Trained) -> None:
     assert trained.weights.keys() == expected.weights.keys()
     assert all(torch.equal(trained.weights[name], tensor) for name, tensor in expected.weights.items())
     assert trained.validation == expected.validation
-    curves = [
-        [row._replace(frames_per_second=0) for row in each.curves] for each in (trained, expected)
-    ]  # depends on the clock
+    # The frame rate depends on the clock.
+    curves = [[row._replace(frames_per_second=0) for row in each.curves] for each in (trained, expected)]
     assert curves[0] == curves[1]
 
 
@@ -167,9 +166,7 @@ def test_a_killed_training_resumes_to_the_same_bytes(tmp_path: Path) -> None:
         text=True,
         timeout=240,
     )
-    assert result.stdout.split() == ["9", "9", "9", "9", "0"] * len(points), (
-        f"{points}: {result.stdout} {result.stderr}"
-    )
+    assert result.stdout.split() == ["9", "9", "9", "9", "0"] * len(points), f"{points}: {result}"
     for folder, numbers in zip(folders, points, strict=True):
         assert_equal_training(train(job(folder)), expected)
         assert not list(folder.rglob("*.part")), numbers
@@ -330,7 +327,7 @@ def test_training_stops_when_a_process_dies_and_resumes_to_the_steps_of_one_proc
         train(job(tmp_path, make_task, processes=2))
     states = sorted((tmp_path / "snapshots").glob("*.state"))
     assert [int(state.stem) for state in states] == [5]  # the end of the first epoch
-    one = train(job(tmp_path / "one"))  # with the assert_equal_training dropout
+    one = train(job(tmp_path / "one"))  # with the same dropout
     two = train(job(tmp_path, make_task, processes=2))
     assert_close_training(two, one)
     assert two.validation == one.validation

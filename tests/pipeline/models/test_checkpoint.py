@@ -230,7 +230,7 @@ BROKEN_FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "garbage": ("a.pth", lambda path: path.write_bytes(b"garbage"), "cannot be read as tensors only"),
     "code": ("a.pth", lambda path: torch.save({"model": NotATensor()}, path), "cannot be read as tensors only"),
     "no tensors": ("a.pth", lambda path: torch.save({"step": 3}, path), "expected {name: tensor}"),
-    "absent": ("a.pth", lambda path: None, "not loaded"),
+    "absent": ("a.pth", lambda path: None, "not found"),
 }
 
 
@@ -245,7 +245,7 @@ def test_a_file_without_weights_is_refused_with_its_reason(kind: str, tmp_path: 
 def test_a_directory_with_a_missing_shard_is_refused(tiny: Path, tmp_path: Path) -> None:
     DIRECTORY_LAYOUTS["safetensors in shards"](load_file(tiny / "model.safetensors"), tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors: not loaded"):
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors: not found"):
         load_vision_encoder(read_blip2_config(tiny), tmp_path)
 
 

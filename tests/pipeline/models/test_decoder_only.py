@@ -96,8 +96,8 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Tiny(folder)
 
 
-def assert_near(ours: Tensor, expected: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance)
+def assert_near(output: Tensor, expected: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(output, expected, rtol=0, atol=tolerance)
 
 
 @torch.no_grad()
@@ -135,15 +135,15 @@ def test_option_text_scores_match_the_cross_entropy_of_transformers(tiny: Tiny) 
     scores = tiny.answerer.option_text_scores(tiny.visual(pixels), ids, [options], prefixes, 10_000)
     for option, target in enumerate(options):
         assert target[-1] == tiny.words.end_id
-        loss, _ = transformers_loss(tiny, pixels[0], tiny.transformers_ids(prefixes, ids[0]), target)
+        loss = transformers_loss(tiny, pixels[0], tiny.transformers_ids(prefixes, ids[0]), target)
         assert_near(scores[0, option], -loss.sum(), 1e-4)
 
 
-def transformers_loss(tiny: Tiny, pixels: Tensor, prompt: list[int], target: list[int]) -> tuple[Tensor, int]:
-    """Return transformers' summed loss of `target` after a prompt, and its number of tokens."""
+def transformers_loss(tiny: Tiny, pixels: Tensor, prompt: list[int], target: list[int]) -> Tensor:
+    """Return transformers' summed loss of `target` after a prompt."""
     labels = torch.tensor([[-100] * len(prompt) + target])
     loss = tiny.transformers(pixel_values=pixels, input_ids=torch.tensor([prompt + target]), labels=labels).loss
-    return loss * len(target), len(target)
+    return loss * len(target)
 
 
 @torch.no_grad()
@@ -181,18 +181,18 @@ def test_loss_and_gradients_match_transformers(tiny: Tiny, saving: bool) -> None
     targets = answerer.target_ids(right)
     n_tokens = sum(map(len, targets))
     assert [len(target) for target in targets] == [2, 2, 2]  # a letter and the end
-    ours = answerer.loss(tiny.visual(pixels), ids, right, prefixes) / n_tokens
-    parts = [
+    loss = answerer.loss(tiny.visual(pixels), ids, right, prefixes) / n_tokens
+    losses = [
         transformers_loss(tiny, *row)
         for row in zip(pixels, (tiny.transformers_ids(prefixes, text) for text in ids), targets, strict=True)
     ]
-    theirs = sum(loss for loss, _ in parts) / n_tokens
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    expected_loss = sum(losses) / n_tokens
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
     trained = {"query_tokens": "query_tokens", "projection.weight": "language_projection.weight"}
     qformer = [name for name, _ in tiny.prompt.named_parameters() if name.startswith("qformer.")]
     trained |= {name: name for name in qformer}
-    gradients_of_prompt = gradients(tiny, tiny.prompt, ours, list(trained))
-    expected = gradients(tiny, tiny.transformers, theirs, list(trained.values()))
+    gradients_of_prompt = gradients(tiny, tiny.prompt, loss, list(trained))
+    expected = gradients(tiny, tiny.transformers, expected_loss, list(trained.values()))
     for name, foreign in trained.items():
         # Attention does not depend on the bias of its keys: their gradients are rounding errors.
         scale = expected[foreign].abs().max().item()
@@ -205,7 +205,7 @@ def test_generated_texts_match_transformers(tiny: Tiny) -> None:
     pixels, prefixes = tiny.pixels(2, 2), frame_prefixes(2)
     ids = tiny.words.tokenize([open_answer_prompt("why", ()), PROMPTS[0]]).token_ids
     inputs = tiny.language.assemble(prefixes, tiny.visual(pixels), ids)
-    ours = generate(tiny.language, inputs, 8)
+    output = generate(tiny.language, inputs, 8)
     for row in range(2):
         prompt = torch.tensor([tiny.transformers_ids(prefixes, ids[row])])
         generated = tiny.transformers.generate(
@@ -216,7 +216,7 @@ def test_generated_texts_match_transformers(tiny: Tiny) -> None:
             do_sample=False,
             pad_token_id=tiny.words.pad_id,
         )[0]
-        assert ours.token_ids[row].tolist() == generated[prompt.shape[1] :].tolist()
+        assert output.token_ids[row].tolist() == generated[prompt.shape[1] :].tolist()
 
 
 @torch.no_grad()
@@ -253,8 +253,8 @@ def test_bfloat16_keeps_logits_in_float32(tiny: Tiny) -> None:
     reduced = load_language(tiny.config, tiny.folder, tiny.words, torch.bfloat16)
     assert reduced.dtype == torch.bfloat16 and reduced.model.lm_head.weight.dtype == torch.float32
     visual, ids = tiny.visual(tiny.pixels(3, 1))[:, 0], tiny.words.tokenize(PROMPTS).token_ids
-    ours, expected = Localizer(tiny.prompt, reduced).score(visual, ids), tiny.localizer.score(visual, ids)
-    assert_near(ours.logit_yes, expected.logit_yes, 0.1)
+    scores, expected = Localizer(tiny.prompt, reduced).score(visual, ids), tiny.localizer.score(visual, ids)
+    assert_near(scores.logit_yes, expected.logit_yes, 0.1)
 
 
 def test_shared_parameters_are_counted_once(tiny: Tiny) -> None:
