@@ -19,6 +19,8 @@ from tests.stages.training import INPUTS, SELECTOR_INPUTS, World, make_world, we
 
 pytestmark = pytest.mark.slow
 
+SCORE_INPUTS, ANSWER_INPUTS = INPUTS["pretrain_localizer"], INPUTS["finetune_answerer"]
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
@@ -43,39 +45,24 @@ def test_a_forward_recipe_runs_with_opt(world: World, tmp_path: Path) -> None:
 
 
 def test_scores_and_answers_do_not_depend_on_the_size_of_batches(world: World, tmp_path: Path) -> None:
-    score_inputs = ("questions", "frames", "features", "backbone", "localizer")
+    runs: list[dict[str, Any]] = [{"store": tmp_path / str(size), "batch_tokens": size} for size in (16384, 200)]
     names = ("logit_yes", "logit_no", "probability_yes", "truncated")
-    scored = [
-        build_stage(world, "score_frames", *score_inputs, store=tmp_path / str(size), batch_tokens=size)
-        for size in (16384, 200)
-    ]
+    scored = [build_stage(world, "score_frames", *SCORE_INPUTS, **run) for run in runs]
     scores = [artifact.columns("frame_scores", *names) for artifact in scored]
     assert len(scores[0]["logit_yes"]) == 12 * 8 and scores[0]["logit_yes"].std() > 0.01
     assert not scores[0]["truncated"].any()
     for name in names[:3]:
         np.testing.assert_allclose(scores[0][name], scores[1][name], rtol=0, atol=5e-5)
-    answer_inputs = ("questions", "keyframes", "features", "backbone", "answerer")
     readouts: tuple[Readout, ...] = ("letter", "text", "text_per_token")
     for readout in readouts:
-        answers = [
-            build_stage(
-                world,
-                "answer_questions",
-                *answer_inputs,
-                store=tmp_path / str(size),
-                batch_tokens=size,
-                readout=readout,
-            )
-            for size in (16384, 200)
-        ]
+        answers = [build_stage(world, "answer_questions", *ANSWER_INPUTS, readout=readout, **run) for run in runs]
         logits = [np.concatenate(answer.columns("answers", "option_logits")["option_logits"]) for answer in answers]
         assert {row["status"] for row in answers[0].rows("answers")} == {"ok"}
         np.testing.assert_allclose(logits[0], logits[1], rtol=0, atol=5e-5)
 
 
 def test_opt_answers_in_words(world: World) -> None:
-    answer_inputs = ("questions", "keyframes", "features", "backbone", "answerer")
-    rows = build_stage(world, "generate_answers", *answer_inputs, max_tokens=3).rows("answers")
+    rows = build_stage(world, "generate_answers", *ANSWER_INPUTS, max_tokens=3).rows("answers")
     assert len(rows) == 12 and all(row["status"] == "ok" and len(row["token_ids"]) == 3 for row in rows)
 
 

@@ -60,9 +60,7 @@ def test_a_link_in_a_stores_root_is_refused_by_every_command(
         "recent/evil",
     ],
 )
-def test_housekeeping_follows_no_link(
-    place: str, store: Path, outside: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_housekeeping_skips_links(place: str, store: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = content(outside)
     (store / place).parent.mkdir(parents=True, exist_ok=True)
     (store / place).symlink_to(outside)
