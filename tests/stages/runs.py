@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,22 @@ def records(store: Path) -> dict[str, Record]:
 
 def files(store: Path) -> dict[str, dict[str, str]]:
     return {id: {name: file["sha256"] for name, file in record.files.items()} for id, record in records(store).items()}
+
+
+def built_since(before: set[str], store: Path) -> Counter[str]:
+    """Return the number of artifacts by stage that a store has in addition to those of `before`."""
+    return Counter(record.stage for id, record in records(store).items() if id not in before)
+
+
+def json_rows(demo: Path) -> list[dict[str, Any]]:
+    """Return the rows of the demo's questions.csv as those of a questions.jsonl."""
+    with (demo / "questions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    options = [[row[f"a{index}"] for index in range(4) if row[f"a{index}"]] for row in rows]
+    names = ("video", "question", "options", "answer")
+    return [
+        {name: (row | {"options": texts})[name] for name in names} for row, texts in zip(rows, options, strict=True)
+    ]
 
 
 def edited(demo: Path, folder: Path, edit: Any) -> Path:

@@ -36,7 +36,7 @@ def ask(demo: Path, store: Path, question: str, *more: str, video: str = "", wei
 @pytest.fixture(scope="module")
 def ask_store(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with one answered question; tests add further ones."""
-    store = tmp_path_factory.mktemp("asked")
+    store = tmp_path_factory.mktemp("ask")
     assert ask(demo, store, "What colour is it?", "--option", "red", "--option", "blue", "--option", "green") == 0
     return store
 

@@ -75,7 +75,7 @@ def test_a_record_without_files_is_reported_and_its_tables_are_refused(
     record = replace(stripped.record, files={}, rows={}).sealed()
     write_note(stripped.path / RECORD, record.as_note())
     assert main(["cache", "verify", record.id, "--store", f"{store}"]) == 1
-    assert f"{record.id}/record.json: names no file at all" in capsys.readouterr().out
+    assert f"{record.id}/record.json: lists no files" in capsys.readouterr().out
     with pytest.raises(CorruptArtifactError, match="names no file of it"):
         artifact(store, kind).rows(next(iter(stripped.tables)))
     if kind == "questions":

@@ -17,7 +17,7 @@ import pytest
 from cache.store import Store
 from cli import main
 from tests.small_world import SMALL
-from tests.stages.runs import arguments, artifact, edited, files, records, sevila
+from tests.stages.runs import arguments, artifact, built_since, edited, files, json_rows, records, sevila
 from tests.videos import make_audio_only, make_garbage, make_video
 
 ROOT = Path(__file__).parents[2]
@@ -96,8 +96,8 @@ def test_an_edited_question_reuses_frames_and_features(store: Path, demo: Path, 
 
     before = set(records(store))
     assert sevila("run", edited(demo, tmp_path / "edited", edit), store) == 0
-    built = {record.stage for id, record in records(store).items() if id not in before}
-    assert built == {"list_questions", "score_frames", "select_keyframes", "answer_questions", "evaluate"}
+    stages = {"list_questions", "score_frames", "select_keyframes", "answer_questions", "evaluate"}
+    assert built_since(before, store).keys() == stages
 
 
 def test_a_changed_video_is_decoded_again(store: Path, demo: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_changed_video_is_decoded_again(store: Path, demo: Path, tmp_path: Pat
     shutil.copy(videos[1], videos[0])
     before = set(records(store))
     assert sevila("run", changed, store) == 0
-    built = {record.stage for id, record in records(store).items() if id not in before}
+    built = built_since(before, store)
     assert "sample_frames" in built and "extract_features" in built and "list_questions" not in built
 
 
@@ -222,7 +222,7 @@ def test_one_stage_is_built_from_cached_inputs(store: Path, demo: Path) -> None:
     before = set(records(store))
     more = ("select_keyframes", "--set", "select_keyframes.rank_by=yes_versus_no")
     assert sevila("stage", demo, store, *more) == 0
-    assert [record.stage for id, record in records(store).items() if id not in before] == ["select_keyframes"]
+    assert built_since(before, store) == {"select_keyframes": 1}
 
 
 def test_a_stage_without_its_inputs_names_the_stage_to_run(
@@ -253,15 +253,10 @@ def test_keyframes_without_the_localizer_need_no_scores(demo: Path, tmp_path: Pa
 def test_questions_without_true_moments_count_as_wrong_with_oracle_keyframes(
     demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with (demo / "questions.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    lines = []
-    for number, row in enumerate(rows):
-        line: dict[str, Any] = {name: row[name] for name in ("video", "question", "answer")}
-        line["options"] = [row[f"a{option}"] for option in range(4) if row[f"a{option}"]]
-        lines.append(line | ({"moments": [[1.0, 3.0]]} if number % 3 else {}))
+    moments = {"moments": [[1.0, 3.0]]}
+    rows = [row | moments if number % 3 else row for number, row in enumerate(json_rows(demo))]
     path = tmp_path / "questions.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     more = ("--set", "select_keyframes.method=oracle")
     assert sevila("run", demo, store, "--annotations", str(path), *more) == 0
     answers = artifact(store, "answers").rows("answers")
@@ -420,7 +415,7 @@ def test_a_clip_is_not_confused_with_a_video_of_the_same_name(demo: Path, tmp_pa
 def test_the_order_of_questions_changes_no_frames(store: Path, demo: Path, tmp_path: Path) -> None:
     before = set(records(store))
     assert sevila("run", edited(demo, tmp_path / "reversed", lambda rows: rows[::-1]), store) == 0
-    built = {record.stage for id, record in records(store).items() if id not in before}
+    built = built_since(before, store)
     assert "sample_frames" not in built and "extract_features" not in built
 
 

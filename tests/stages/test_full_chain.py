@@ -20,7 +20,7 @@ from stages.all import STAGES
 from stages.chain import full
 from stages.evaluate import Metrics
 from tests.stages.moment_world import places, write_world
-from tests.stages.runs import records
+from tests.stages.runs import built_since, records
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +49,6 @@ def store(finished_run: Path, tmp_path: Path) -> Path:
 
 def sevila(command: str, world: Path, store: Path, *more: str) -> int:
     return main([*command.split(), str(world / "full.toml"), *places(world, store), *more])
-
-
-def built_since(before: set[str], store: Path) -> Counter[str]:
-    return Counter(record.stage for id, record in records(store).items() if id not in before)
 
 
 def table(printed: str) -> dict[str, list[str]]:

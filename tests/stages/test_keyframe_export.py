@@ -126,7 +126,7 @@ def test_unsafe_question_ids_stay_in_the_folder(demo: Path, tmp_path: Path) -> N
     assert [clip.parent for clip in tmp_path.rglob("*what*.mp4")] == [tmp_path / "out"] * 2
 
 
-def test_another_kind_of_artifact_is_refused(finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_kind_of_artifact_is_refused(finished: Path, tmp_path: Path) -> None:
     id = artifact(finished, "answers").id
     command = ["keyframes", "export", id, "-o", str(tmp_path / "x.json"), "--store", str(finished)]
     assert main(command) == 1

@@ -1,6 +1,5 @@
 """Pseudo-labels of the demo's frames: the Answerer's verdict on each frame alone, or a reason why there is none."""
 
-import csv
 import json
 from collections.abc import Callable
 from itertools import groupby
@@ -18,7 +17,7 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
 from stages.label_frames import LabelFrames, PseudoLabels, label_frames
 from stages.list_questions import Questions
-from tests.stages.runs import artifact, sevila
+from tests.stages.runs import artifact, json_rows, sevila
 
 
 def context(store: Path, demo: Path, **execution: Any) -> RunContext:
@@ -104,13 +103,8 @@ def test_verdicts_count_votes_and_give_the_reason_for_missing_labels(store: Path
 
 def edited(store: Path, demo: Path, folder: Path, edit: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Questions:
     """List an edited copy of the demo's questions into the store."""
-    with (demo / "questions.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    with (folder / "questions.jsonl").open("w") as stream:
-        for number, row in enumerate(rows):
-            options = [row[f"a{option}"] for option in range(4) if row[f"a{option}"]]
-            line = {"video": row["video"], "question": row["question"], "options": options, "answer": row["answer"]}
-            stream.write(json.dumps(edit(number, line)) + "\n")
+    rows = [edit(number, row) for number, row in enumerate(json_rows(demo))]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     place = ("--annotations", str(folder / "questions.jsonl"))
     assert sevila("stage", demo, store, "list_questions", *place) == 0
     questions: Questions = artifact(store, "questions")

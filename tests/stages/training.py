@@ -1,6 +1,5 @@
 """Rendered videos with known moments, their features in a store, and every training stage on them."""
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pipeline.training.answerer_training import AnsweredQuestion
 from stages.all import STAGES
 from stages.label_frames import PseudoLabels
 from tests.small_world import write_small_world
+from tests.stages.runs import json_rows
 
 INPUTS = {
     "pretrain_localizer": ("questions", "frames", "features", "backbone", "localizer"),
@@ -74,16 +74,14 @@ def make_world(
         language: kind of BLIP-2's language model.
     """
     write_small_world(folder, language=language)
-    with (folder / "questions.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))[: 3 * videos]
+    rows = json_rows(folder)[: 3 * videos]
     (folder / "questions.csv").unlink()
-    lines = []
     for number, row in enumerate(rows):
-        options = [row[f"a{index}"] for index in range(4) if row[f"a{index}"]]
-        line: dict[str, Any] = {"video": row["video"], "question": row["question"], "options": options}
-        line |= {"answer": row["answer"]} if number < answers else {}
-        lines.append(line | ({"moments": [[[0, 2], [2, 4], [4, 6]][number % 3]]} if moments else {}))
-    (folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if number >= answers:
+            del row["answer"]
+        if moments:
+            row["moments"] = [[[0, 2], [2, 4], [4, 6]][number % 3]]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _set_dropout(folder / "tiny-blip2" / "config.json", dropout)
     world = World(folder, {})
     run = world.run(folder / "store")
