@@ -11,6 +11,7 @@ from pipeline.engine.output import Output
 from pipeline.engine.recipe import load
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.recipes.results import Choice
+from pipeline.selection.keyframes import RANKED_BY, RankBy
 from pipeline.selection.registry import selector_named
 from pipeline.selection.selector import Candidates
 from stages.all import STAGES
@@ -68,6 +69,14 @@ def test_a_selector_chooses_in_a_chain_what_it_chooses_of_the_same_scores_alone(
         scores = by_question.ranking("logit_yes")[row["question_id"]]
         wanted = selector(Candidates.of(scores=scores, question_id=row["question_id"]), 3, checked)
         assert row["positions"] == wanted.tolist() and row["scores"] == scores[wanted].tolist()
+
+
+@pytest.mark.parametrize("rank_by", RANKED_BY)
+def test_frames_rank_alike_by_the_columns_that_are_looked_at_and_by_all(rank_by: RankBy, finished: Path) -> None:
+    scores = artifact(finished, "frame_scores")
+    by_all, by_own = (scores.by_question(*names).ranking(rank_by) for names in ((), RANKED_BY[rank_by]))
+    assert len(by_own) == 24
+    assert {id: values.tolist() for id, values in by_own.items()} == {id: by_all[id].tolist() for id in by_all}
 
 
 def test_frames_that_a_selector_takes_twice_are_answered_from(demo: Path, store: Path) -> None:
