@@ -108,7 +108,7 @@ def test_a_run_rebuilds_only_the_dropped_pieces(damage: Callable[[Path], object]
     damaged = [first(store, pattern) for pattern in PIECES]
     for path in damaged:
         damage(path)
-    verify(store, "--drop")  # misses an artifact without shards whose record is lost: its readers report it
+    verify(store, "--drop")  # does not list an artifact without shards whose record is gone
     assert sevila("run", demo, store) == 0
     rebuilt = [path.parents[len(path.relative_to(store).parts) - 3] for path in damaged if "pool" not in path.parts]
     rebuilt += [path.with_suffix(end) for path in damaged for end in (".h5", ".json") if "pool" in path.parts]
@@ -117,7 +117,7 @@ def test_a_run_rebuilds_only_the_dropped_pieces(damage: Callable[[Path], object]
     assert verify(store) == 0
 
 
-def test_intact_pieces_are_never_dropped(demo: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_intact_pieces_are_never_dropped(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = first(store, "artifacts/score_frames-*/frame_scores/00000.parquet")
     flip(path)
     before = contents(store)
@@ -213,11 +213,11 @@ def test_a_damaged_name_is_kept_and_the_command_that_removes_it_printed(
     assert "sevila runs rm x" in capsys.readouterr().out and path.exists()
 
 
-def test_gc_keeps_the_inputs_of_a_dropped_artifact_of_a_named_run(store: Path, demo: Path, tmp_path: Path) -> None:
+def test_gc_keeps_the_inputs_of_a_dropped_artifact_of_a_named_run(store: Path, tmp_path: Path) -> None:
     scores = artifact(store, "frame_scores")
     for record in ("intact", "damaged"):
         copy = Path(shutil.copytree(store, tmp_path / record))
-        for path in copy.glob("artifacts/*"):  # their other readers
+        for path in copy.glob("artifacts/*"):  # other readers of the inputs
             if path.name.split("-")[0] in ("select_keyframes", "answer_questions", "evaluate", "evaluate_localization"):
                 remove_folder(path)
         shutil.rmtree(copy / "recent")
@@ -290,9 +290,7 @@ def test_a_reader_names_the_damaged_file_and_the_command_that_drops_it(
     assert sevila("run", demo, store) == 0
 
 
-def test_artifacts_are_rebuilt_when_a_dropped_input_is_rebuilt_with_other_content(
-    demo: Path, store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_artifacts_are_rebuilt_when_a_dropped_input_is_rebuilt_with_other_content(demo: Path, store: Path) -> None:
     scores = artifact(store, "frame_scores")  # rewritten with the values of another machine:
     name, folder = "frame_scores/00000.parquet", scores.path
     rows = [{**row, "logit_yes": row["logit_yes"] + 1e-5} for row in scores.rows("frame_scores")]

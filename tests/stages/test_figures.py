@@ -33,6 +33,5 @@ def test_a_long_model_name_leaves_room_for_the_plot() -> None:
     }
     paired = PairedRow("overall", "overall", True, 1000, 50.0, 55.0, 5.0, 1.0, 9.0, 75, 125, 0.0005)
     for figure in (calibration_figure(bins), gains_figure([Gain(f"{name} → top_k, {name}", paired)])):
-        assert (
-            figure and ">uniform, k = 1, " in figure
-        )  # in lines; one cannot be drawn without a warning, an error here
+        # The name is wrapped: a plot without room for it warns, and warnings are errors.
+        assert figure and ">uniform, k = 1, " in figure

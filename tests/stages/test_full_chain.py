@@ -57,9 +57,7 @@ def table(printed: str) -> dict[str, list[str]]:
     return {cells[0]: cells[1:] for cells in (re.split(r"\s{2,}", line.strip()) for line in lines)}
 
 
-def test_every_setting_is_evaluated_zero_shot_by_vote_and_fine_tuned(
-    finished_run: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_setting_is_evaluated_zero_shot_by_vote_and_fine_tuned(finished_run: Path) -> None:
     built = Counter(record.stage for record in records(finished_run).values())
     # uniform, pre-trained and refined: each zero-shot, by vote, and fine-tuned
     assert built["answer_questions"] == built["evaluate"] == 9

@@ -149,7 +149,7 @@ def test_two_scores_in_one_frame_are_refused_and_the_videos_end_is_its_last_fram
 
 
 def test_questions_without_all_scores_fail_with_a_reason(
-    demo: Path, store: Path, questions: list[Question], scores: Scores, tmp_path: Path
+    demo: Path, store: Path, scores: Scores, tmp_path: Path
 ) -> None:
     scored = [id for id, frames in scores.items() if frames]
     unlisted, incomplete, too_long, *_ = scored
