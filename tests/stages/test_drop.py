@@ -123,7 +123,7 @@ def test_intact_pieces_are_never_dropped(store: Path, capsys: pytest.CaptureFixt
     before = contents(store)
     assert verify(store, "--drop") == 0
     output = capsys.readouterr().out
-    assert f"{path.parents[1].name}: shard 1 of 1 goes" in output
+    assert f"{path.parents[1].name}: shard 1 of 1 is removed" in output
     after = contents(store)
     assert all(after.get(file) == before[file] for file in before if not file.is_relative_to(path.parents[1]))
     partial = store / "partial" / path.parents[1].name
@@ -351,4 +351,4 @@ def test_a_link_in_the_pool_is_reported_and_kept(
 
 def test_verify_refuses_an_unknown_pool_part(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(finished, "a/b/c", "--drop") == 1
-    assert "a/b/c: there is no such part of the pool" in capsys.readouterr().err
+    assert "a/b/c: is not in the pool" in capsys.readouterr().err
