@@ -232,7 +232,7 @@ def test_invalid_arguments_of_select_are_refused(arguments: Any, more: Any, mess
         sevila.select(*arguments, **more)
 
 
-def test_a_k_above_the_frame_count_selects_all_and_the_oracle_without_moments_none() -> None:
+def test_a_large_k_selects_all_frames_and_the_oracle_without_moments_none() -> None:
     assert sevila.select([0.1, 0.9], "top_k", k=9).tolist() == [0, 1]
     assert sevila.select([], "top_k", k=2).tolist() == []
     assert sevila.select(None, "oracle", k=2, seconds=[0, 1, 2], moments=[]).tolist() == []

@@ -91,7 +91,7 @@ def test_the_page_shows_the_strip_and_escapes_all_text(demo: Path, ask_store: Pa
     assert not re.search(r"(src|href)=\"(?!data:)", content)
 
 
-def test_open_without_a_browser_prints_the_address_of_the_page(
+def test_opening_without_a_browser_prints_the_page_address(
     demo: Path, ask_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webbrowser, "open", lambda _: False)

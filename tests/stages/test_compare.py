@@ -81,7 +81,7 @@ def test_differences_in_config_are_listed(two_runs: tuple[Path, str, str], capsy
     assert len(lines) == 2 and any(line.startswith("select_keyframes.scores: score_frames-") for line in lines)
 
 
-def test_ids_of_metrics_and_of_their_answers_name_the_same_run(
+def test_metrics_ids_name_the_run_of_their_answers(
     two_runs: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, a, b = two_runs

@@ -82,7 +82,7 @@ def test_paths_of_the_command_are_checked_and_wrong_ones_have_a_fix(
     assert fixes["weights"].startswith(f"--weights {names[0]}=PATH") and "change --videos" in fixes["data sets"]
 
 
-def test_a_recipe_with_another_answerer_lacks_that_model_and_no_backbone(
+def test_a_recipe_with_a_vlm_answerer_needs_no_backbone(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)

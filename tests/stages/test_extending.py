@@ -161,7 +161,7 @@ def test_a_recipe_names_the_reason_why_its_stage_cannot_be_loaded(
         recipe.refuse_unknown_stage("odd", OURS)
 
 
-def test_an_import_by_the_repositorys_names_is_refused_with_the_right_import(package: Package) -> None:
+def test_an_import_of_pipeline_is_refused_with_the_right_import(package: Package) -> None:
     from pipeline.models.prompts import prompt_named
 
     code = "raise ModuleNotFoundError(\"No module named 'pipeline'\", name='pipeline')"

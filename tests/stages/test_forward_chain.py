@@ -462,7 +462,7 @@ def test_a_wrong_path_is_refused_even_if_the_store_knows_the_source(
     assert f"should lie at {demo / 'gone'}, but nothing is there" in capsys.readouterr().err
 
 
-def test_a_frame_size_unlike_the_vits_is_refused_before_decoding(
+def test_an_unsupported_frame_size_is_refused_before_decoding(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sevila("run", demo, tmp_path, "--set", "sample_frames.size=224") == 1

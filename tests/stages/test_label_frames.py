@@ -52,7 +52,7 @@ def test_a_frame_is_positive_if_it_gives_the_right_answer(store: Path, demo: Pat
     assert 0 < sum(row["label"] for row in rows) < len(rows)
 
 
-def test_labels_are_the_answers_to_single_frames_after_option(store: Path, demo: Path) -> None:
+def test_labels_are_answers_to_single_frames_after_the_option_prefix(store: Path, demo: Path) -> None:
     import torch
 
     from pipeline.models.answerer import Answerer
