@@ -46,16 +46,35 @@ class BoundedParquet:
 
     def read(self) -> pa.Table:
         """Return all rows of the columns it was opened for, texts as dictionaries; raises `CorruptArtifactError`."""
-        return self._checked(self.file.read(columns=self.names))
+        parts = dict(self._columns())
+        in_order = [parts[name] for name in dict.fromkeys(self.names)]
+        columns = [column for part in in_order for column in part.columns]
+        return pa.Table.from_arrays(columns, schema=pa.schema([field for part in in_order for field in part.schema]))
+
+    def check(self) -> None:
+        """Read all rows of these columns without keeping them; raises `CorruptArtifactError`."""
+        for _ in self._columns():
+            pass
+
+    def _columns(self) -> Iterator[tuple[str, pa.Table]]:
+        """Yield each column with its name, lists first: while Arrow reads texts, it takes four times what it keeps."""
+        total, lists = 0, {field.name for field in self.schema if pa.types.is_list(field.type)}
+        for name in sorted(dict.fromkeys(self.names), key=lambda name: name not in lists):
+            column = self.file.read(columns=[name])
+            total += _bytes_of(column)
+            _refuse_beyond(self.path, self.size_bytes, total)
+            if column.nbytes > ALWAYS_BYTES:
+                pa.default_memory_pool().release_unused()
+            yield name, column
 
     def head(self, n_rows: int) -> list[dict[str, Any]]:
         """Return the first rows as Python values; raises `CorruptArtifactError`."""
         batch = next(self.file.iter_batches(batch_size=n_rows, columns=self.names), None)
-        return [] if batch is None else as_rows(self._checked(pa.Table.from_batches([batch])))
-
-    def _checked(self, table: pa.Table) -> pa.Table:
-        _refuse_beyond(self.path, self.size_bytes, table.nbytes + sum(map(_long_text_bytes, table.columns)))
-        return table
+        if batch is None:
+            return []
+        table = pa.Table.from_batches([batch])
+        _refuse_beyond(self.path, self.size_bytes, _bytes_of(table))
+        return as_rows(table)
 
 
 @contextmanager
@@ -102,6 +121,10 @@ def _claimed_bytes(file: pq.ParquetFile, schema: pa.Schema, names: Collection[st
     return total
 
 
+def _bytes_of(table: pa.Table) -> int:
+    return int(table.nbytes) + sum(map(_long_text_bytes, table.columns))
+
+
 def _long_text_bytes(column: pa.ChunkedArray) -> int:
     """Return what the texts of a column that are longer than an id take beyond that, each as often as it stands there."""
     total = 0
@@ -115,8 +138,13 @@ def _long_text_bytes(column: pa.ChunkedArray) -> int:
     return total
 
 
+def allowed_bytes(size_bytes: int) -> int:
+    """Return how many bytes in memory a file of a size may claim."""
+    return max(ALWAYS_BYTES, MOST_TIMES * size_bytes)
+
+
 def _refuse_beyond(path: Path, size_bytes: int, claimed_bytes: int) -> None:
-    if claimed_bytes > max(ALWAYS_BYTES, MOST_TIMES * size_bytes):
+    if claimed_bytes > allowed_bytes(size_bytes):
         raise CorruptArtifactError(
             f"{path}: {size_bytes} bytes that claim {claimed_bytes} in memory, more than any table of a stage does; "
             f"{repair_hint(path)}"

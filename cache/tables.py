@@ -11,7 +11,7 @@ import numpy as np
 from cache.errors import CorruptArtifactError, SchemaError, repair_hint
 from cache.files import published
 from cache.lazy import Lazy
-from cache.parquet import ALWAYS_BYTES, as_rows, as_values, bounded_parquet
+from cache.parquet import VALUE_BYTES, allowed_bytes, as_rows, as_values, bounded_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,14 +82,28 @@ def write_blocks(path: Path, schema: Schema, blocks: Iterable[Mapping[str, Seque
     Raises:
         SchemaError: like `write_rows`.
     """
-    tables = [_table(path, schema, columns) for columns in blocks] or [schema.arrow().empty_table()]
-    table = pa.concat_tables(tables).combine_chunks() if len(tables) != 1 else tables[0]
+    table = _joined(schema, [_table(path, schema, columns) for columns in blocks])
     path.parent.mkdir(parents=True, exist_ok=True)
     with published(path) as part:
         pq.write_table(table, part, compression="zstd", write_page_checksum=True)
-        if table.nbytes > ALWAYS_BYTES // 128 and not _is_within_bounds(part):  # a bit, of a bool, may count as 8 bytes
+        if _most_claimed_bytes(table) > allowed_bytes(part.stat().st_size) and not _is_within_bounds(part):
             pq.write_table(table, part, compression="none", use_dictionary=False, write_page_checksum=True)
     return int(table.num_rows)
+
+
+def _joined(schema: Schema, tables: list[pa.Table]) -> pa.Table:
+    """Return the rows of tables, each column in one piece, and empty the list: only one column is held twice at a time."""
+    if len(tables) == 1:
+        return tables[0]
+    parts = [table.columns for table in tables]
+    tables.clear()
+    arrays = []
+    for field in schema.arrow():
+        chunks = [chunk for columns in parts for chunk in columns.pop(0).chunks]
+        arrays.append(pa.concat_arrays(chunks) if chunks else pa.array([], field.type))
+        del chunks
+        pa.default_memory_pool().release_unused()
+    return pa.Table.from_arrays(arrays, schema=schema.arrow())
 
 
 def _table(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> pa.Table:
@@ -104,11 +118,23 @@ def _table(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any] | np.
     return pa.Table.from_arrays(arrays, schema=schema.arrow())
 
 
+def _most_claimed_bytes(table: pa.Table) -> int:
+    """Return more than a file of these rows can claim: pages, texts as distinct ones with indices, each value as the largest."""
+    n_values = 0
+    for column in table.columns:
+        for chunk in column.chunks:
+            n_values += len(chunk)
+            while pa.types.is_list(chunk.type):
+                chunk = chunk.flatten()
+                n_values += len(chunk)
+    return 4 * int(table.nbytes) + VALUE_BYTES * n_values
+
+
 def _is_within_bounds(path: Path) -> bool:
     """Whether what was written would be read again: rows that are all alike take next to nothing, as in a hostile file."""
     try:
         with bounded_parquet(path) as file:
-            file.read()
+            file.check()
     except CorruptArtifactError:
         return False
     return True

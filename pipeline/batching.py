@@ -55,5 +55,6 @@ def runs_of(*keys: np.ndarray) -> dict[Any, slice]:
         return {}
     changes = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
     starts = [0, *(np.flatnonzero(changes) + 1).tolist(), len(keys[0])]
-    names = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True))
-    return {names[start]: slice(start, end) for start, end in pairwise(starts)}
+    firsts = (key[starts[:-1]] for key in keys)
+    names = next(firsts) if len(keys) == 1 else zip(*firsts, strict=True)
+    return {name: slice(start, end) for name, (start, end) in zip(names, pairwise(starts), strict=True)}

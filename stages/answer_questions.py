@@ -12,6 +12,7 @@ from pydantic import Field
 from cache.tables import Schema
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.engine.typed_rows import Mapped
 from pipeline.inference.backbone import Backbone
@@ -49,22 +50,7 @@ class Answers(Artifact):
         *OF_REPLIES,
     )
     tables = {
-        "answers": Schema(
-            1,
-            question_id="string",
-            video_id="string",
-            status="string",  # ok or failed
-            reason="string",
-            prediction="int8",  # index of the chosen option; null when failed
-            # Raw logits of the letters; with readout text the summed log-probabilities of the option's tokens, </s> included;
-            # with text_per_token their mean. With voting the mean over the frames.
-            option_logits="list<float32>",
-            votes="list<int32>",  # frames that chose each option; empty when frames are concatenated
-            # The greedy first token, normally the word "Option"; null when failed or voting, or with a readout of texts.
-            first_token_id="int32",
-            n_frames="int32",  # used for the answer
-            truncated="bool",  # the question's text exceeded the model's maximum length
-        ),
+        "answers": schema_of(1, AnswerRow, prediction="int8", option_logits="list<float32>"),
         "frame_answers": Schema(
             1,
             question_id="string",

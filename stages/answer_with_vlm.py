@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from cache.errors import RecipeError
-from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.places import ServerPlace
 from pipeline.engine.progress import track
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.engine.weights import Weights
@@ -49,20 +49,20 @@ log = logging.getLogger("sevila")
 CHARACTERS_A_TOKEN, PIXELS_A_TOKEN = 4, 28 * 28  # estimates for English text and for pictures in many models
 
 
+class ReplyRow(NamedTuple):
+    """The reply of a model to a question; a row of the table `replies`."""
+
+    question_id: str
+    text: str  # unchanged; empty with readout likelihood
+    finish: str  # why the reply ended: stop, length, or another value of the server
+    prompt_tokens: int | None  # null if the server does not report them
+    reply_tokens: int | None  # likewise
+
+
 class WrittenAnswers(Answers):
     """The table `answers` of `Answers`; `option_logits` are log-probabilities of the letters, empty for a written reply."""
 
-    tables = {
-        "answers": Answers.tables["answers"],
-        "replies": Schema(
-            1,
-            question_id="string",
-            text="string",  # unchanged; empty with readout likelihood
-            finish="string",  # why the reply ended: stop, length, or another value of the server
-            prompt_tokens="int32",  # null if the server does not report them
-            reply_tokens="int32",  # likewise
-        ),
-    }
+    tables = {"answers": Answers.tables["answers"], "replies": schema_of(1, ReplyRow)}
 
 
 class AnswerWithVlm(Config):
@@ -196,18 +196,8 @@ def _answer_row(chosen: ChosenFrames, answer: WrittenAnswer) -> AnswerRow:
     return row._replace(prediction=answer.prediction, option_logits=answer.log_probabilities, n_frames=n_frames)
 
 
-class _ReplyRow(NamedTuple):
-    """A row of the table `replies`."""
-
-    question_id: str
-    text: str
-    finish: str
-    prompt_tokens: int | None
-    reply_tokens: int | None
-
-
-def _reply_row(chosen: ChosenFrames, answer: WrittenAnswer) -> _ReplyRow:
-    return _ReplyRow(chosen.question_id, answer.text, answer.finish, answer.prompt_tokens, answer.reply_tokens)
+def _reply_row(chosen: ChosenFrames, answer: WrittenAnswer) -> ReplyRow:
+    return ReplyRow(chosen.question_id, answer.text, answer.finish, answer.prompt_tokens, answer.reply_tokens)
 
 
 def _estimate(cfg: AnswerWithVlm, asked: Sequence[AskedVideo]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from sys import intern
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -16,6 +17,7 @@ from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.typed_rows import ByKey
 from pipeline.metrics.accuracy import AccuracyRow, Answered, Outcome, Reporting, accuracy_table, format_accuracy_table
 from pipeline.metrics.coverage import CoverageRow, MissingVideo, coverage, format_coverage
 from pipeline.metrics.resampling import Resampling
@@ -71,7 +73,7 @@ class Evaluate(Config):
 def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answers, *, out: Output) -> None:
     """Compare predictions with the right options, and count the questions that could not be asked."""
     answered = typed_rows_of_all(answers, "answers", questions, Answered)
-    by_id = questions.by_id()
+    by_id = ByKey(questions.column("questions", "question_id"), questions.typed_rows("questions", RightOption))
     table = accuracy_table(outcomes(by_id, answered), reporting(questions), cfg.resampling())
     covered, missing = coverage((answer.video_id, answer.reason) for answer in answered)
     missing = [video for video in missing if video.reason.code not in Answers.reasons_of_questions]
@@ -86,19 +88,26 @@ def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answ
     out.add_file("metrics.json")
 
 
-def outcomes(questions: Mapping[str, Question], answers: Iterable[Answered]) -> list[Outcome]:
+class RightOption(NamedTuple):
+    """The right option of a question, and what it is reported under, without its text."""
+
+    answer_index: int | None
+    question_type: str
+    question_group: str
+
+
+def outcomes(questions: Mapping[str, Question | RightOption], answers: Iterable[Answered]) -> list[Outcome]:
     """Return what became of each answer, in their order, given all questions by id."""
-    pairs = [(questions[answer.question_id], answer) for answer in answers]
-    return [
-        Outcome(
-            question.answer_index, answer.prediction, answer.video_id, question.question_type, question.question_group
-        )
-        for question, answer in pairs
-    ]
+
+    def outcome(question: Question | RightOption, answer: Answered) -> Outcome:
+        of = map(intern, (answer.video_id, question.question_type, question.question_group))  # one object of equal ones
+        return Outcome(question.answer_index, answer.prediction, *of)
+
+    return [outcome(questions[answer.question_id], answer) for answer in answers]
 
 
 def reporting(questions: Questions) -> Reporting:
     """Return how the data set of these questions reports its results, as its adapter declares."""
     adapter = adapter_named(questions.record.config["dataset"])
-    types = set(questions.columns("questions", "question_type")["question_type"])
+    types = set(questions.column("questions", "question_type"))
     return Reporting(headline_of(adapter, types), pooled_types_of(adapter))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -21,8 +22,9 @@ from pipeline.metrics.localization_metrics import (
     keyframe_quality,
     localization_row,
 )
+from pipeline.reasons import Reason
 from pipeline.selection.imported import UNSCORED
-from pipeline.selection.keyframes import ChosenFrames
+from pipeline.selection.keyframes import RANKED_BY
 from pipeline.selection.top_k import top_k_positions
 from pipeline.text_table import Table, aligned
 from stages.list_questions import Questions
@@ -53,6 +55,16 @@ class EvaluateLocalization(Config):
     )
 
 
+class JudgedFrames(NamedTuple):
+    """What of a question's keyframes is judged; see `ChosenFrames`."""
+
+    question_id: str
+    video_id: str
+    clip_id: str
+    reason: Reason
+    positions: Sequence[int]
+
+
 @stage(version=1, output=LocalizationMetrics)
 def evaluate_localization(
     cfg: EvaluateLocalization,
@@ -66,15 +78,16 @@ def evaluate_localization(
 ) -> None:
     """Evaluate keyframes, and the ranking of the frames, against the true moments."""
     true, clips = questions.true_moments(), frames.clips_of(questions)
-    known = [
-        row for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames) if row.question_id in true
-    ]
-    ranked = scores.by_question().ranking(keyframes.record.config["rank_by"]) if scores is not None else {}
+    chosen, by = typed_rows_of_all(keyframes, "keyframes", questions, JudgedFrames), keyframes.record.config["rank_by"]
+    ranked = scores.by_question(*RANKED_BY[by]).ranking(by) if scores is not None else {}
 
-    def seconds(row: ChosenFrames) -> np.ndarray:
+    def known() -> Iterator[JudgedFrames]:
+        return (row for row in chosen if row.question_id in true)
+
+    def seconds(row: JudgedFrames) -> np.ndarray:
         return np.asarray(clips[row.video_id, row.clip_id]["seconds"])
 
-    def judged(row: ChosenFrames, k: int | None) -> KeyframeQuality | None:
+    def judged(row: JudgedFrames, k: int | None) -> KeyframeQuality | None:
         if (row.video_id, row.clip_id) not in clips or row.reason.code in (FEATURES, SCORES, UNSCORED):
             return None
         if k is not None and row.question_id not in ranked:
@@ -84,11 +97,11 @@ def evaluate_localization(
 
     ranks = [
         first_true_rank(ranked[row.question_id], seconds(row), true[row.question_id])
-        for row in known
+        for row in known()
         if row.question_id in ranked
     ]
-    most = max((len(row.positions) for row in known), default=0)
-    rows = [localization_row("keyframes", most, [judged(row, None) for row in known], ranks)]
+    most = max((len(row.positions) for row in known()), default=0)
+    rows = [localization_row("keyframes", most, (judged(row, None) for row in known()), ranks)]
     for k in cfg.ks if scores is not None else ():
-        rows.append(localization_row("ranking", k, [judged(row, k) for row in known], ranks))
+        rows.append(localization_row("ranking", k, (judged(row, k) for row in known()), ranks))
     out.write_rows("localization", [dataclasses.asdict(row) for row in rows])

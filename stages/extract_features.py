@@ -11,12 +11,12 @@ from pydantic import Field
 
 from cache.errors import SevilaError
 from cache.pool_listing import PARTS
-from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.datasets.question import Question
 from pipeline.engine.hardware import tokens_at_once
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import ShardedOutput
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_encoding import Encoder, Encoding, encode_frames, larger_types
@@ -35,16 +35,7 @@ class Features(PooledArtifact):
     """
 
     kind = "features"
-    tables = {
-        "parts": PARTS,
-        "videos": Schema(
-            2,
-            video_id="string",
-            status="string",
-            reason="string",
-            n_frames="int32",  # stored
-        ),
-    }
+    tables = {"parts": PARTS, "videos": schema_of(2, VideoFeatures)}
 
     def videos(self) -> Sequence[VideoFeatures]:
         """Return the videos, in the order of Frames."""

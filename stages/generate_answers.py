@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from cache.tables import Schema
 from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import plan_questions
@@ -27,24 +27,25 @@ from stages.list_questions import Questions
 from stages.select_keyframes import Keyframes
 
 
+class AnswerText(NamedTuple):
+    """The generated answer to a question; a row of the table `answers`."""
+
+    question_id: str
+    video_id: str
+    status: str  # ok or failed
+    reason: Reason
+    text: str = ""  # the answer
+    token_ids: Sequence[int] = ()  # including `</s>`, unless max_tokens cut the text
+    log_probabilities: Sequence[float] = ()  # of each token
+    n_frames: int = 0  # used for the answer
+    truncated: bool = False  # the question's text exceeded the model's maximum length
+
+
 class GeneratedAnswers(Artifact):
     """One row per question, in Keyframes' order."""
 
     kind = "generated_answers"
-    tables = {
-        "answers": Schema(
-            1,
-            question_id="string",
-            video_id="string",
-            status="string",  # ok or failed
-            reason="string",
-            text="string",  # the answer
-            token_ids="list<int32>",  # including `</s>`, unless max_tokens cut the text
-            log_probabilities="list<float32>",  # of each token
-            n_frames="int32",  # used for the answer
-            truncated="bool",  # the question's text exceeded the model's maximum length
-        )
-    }
+    tables = {"answers": schema_of(1, AnswerText, log_probabilities="list<float32>")}
 
 
 PROMPT = "open"
@@ -94,20 +95,6 @@ def generate_answers(
 
     out.each_shard(work)
     out.refuse_all(ANSWERS, len(pairs), f"the Answerer gave no question finite values; {BROKEN}")
-
-
-class AnswerText(NamedTuple):
-    """A row of the table `answers`; its schema describes the columns."""
-
-    question_id: str
-    video_id: str
-    status: str
-    reason: Reason
-    text: str = ""
-    token_ids: Sequence[int] = ()
-    log_probabilities: Sequence[float] = ()
-    n_frames: int = 0
-    truncated: bool = False
 
 
 def _answer_text(frames: ChosenFrames, answer: FramesAnswer, text: GeneratedText | None) -> AnswerText:

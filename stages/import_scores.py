@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,14 +42,15 @@ class ImportedScores(FrameScores):
         """Return the reason of each question of a readable video without rows, by question id."""
         return {row.question_id: row.reason for row in self.typed_rows("unscored", UnscoredQuestion)}
 
-    def refuse_cut(self, n_frames: Mapping[str, int]) -> None:
+    def refuse_cut(self, n_frames: Collection[tuple[str, int]]) -> None:
         """As of any scores; here, all questions of readable videos are scored or unscored."""
         ids = [self.record.inputs.get(name) or "" for name in ("questions", "frames")]
         if all(map(self.store.exists, ids)):
             questions, frames = Questions(self.store, ids[0]), Frames(self.store, ids[1])
             ok = {video.video_id for video in frames.videos() if video.status == "ok"}
-            wanted = [question.question_id for question in questions.questions() if question.video_id in ok]
-            refuse_cut(self, [*n_frames, *self.without_scores()], questions, wanted, "questions")
+            wanted = [row.question_id for row in questions.clips() if row.video_id in ok]
+            scored = [id for id, _ in n_frames]
+            refuse_cut(self, [*scored, *self.without_scores()], questions, wanted, "questions")
 
 
 class UnscoredQuestion(NamedTuple):

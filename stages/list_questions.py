@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.batching import runs_of
 from pipeline.datasets.adapter import group_of
-from pipeline.datasets.question import Question, Video
+from pipeline.datasets.question import Question, QuestionClip, Video
 from pipeline.datasets.registry import adapter_named, adapter_names, read_split
 from pipeline.datasets.subtitles import Cues, files_of_videos, read_cues
 from pipeline.datasets.text_file import digests_of_what_is_read
@@ -61,13 +62,19 @@ class Questions(Artifact):
         """Return the questions in the order of their file, without their moments and ratings."""
         return self.typed_rows("questions", Question)
 
+    def clips(self) -> Sequence[QuestionClip]:
+        """Return what each of the questions is about, in the same order."""
+        return self.typed_rows("questions", QuestionClip)
+
     def by_id(self) -> Mapping[str, Question]:
         """Return the questions by their ids, in the same order."""
-        return ByKey(self.columns("questions", "question_id")["question_id"], self.questions())
+        rows = self.questions()  # first, as reading the texts takes most
+        return ByKey(self.column("questions", "question_id"), rows)
 
     def by_video(self) -> Mapping[str, Sequence[Question]]:
         """Return the questions of each video, in the same order."""
-        return Grouped(self.columns("questions", "video_id")["video_id"], self.questions())
+        rows = self.questions()
+        return Grouped(self.column("questions", "video_id"), rows)
 
     def true_moments(self) -> dict[str, np.ndarray]:
         """Return the true moments, [G, 2] in seconds, of the questions for which they are known."""
@@ -147,11 +154,13 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: AnnotationF
             f"{annotations.path}: no usable question for split {cfg.split!r}; {reasons or 'the file has no row'}"
         )
     wanted = {question.video_id for question in questions}
-    grouped = [replace(question, question_group=group_of(source, question.question_type)) for question in questions]
-    columns = Questions.tables["questions"].columns
-    out.write_columns("questions", {name: [getattr(question, name) for question in grouped] for name in columns})
-    moments = [(question.question_id, moment) for question in questions for moment in question.moments]
-    out.write_rows("moments", [{"question_id": question_id, **vars(moment)} for question_id, moment in moments])
+    cells = attrgetter(*Questions.tables["questions"].columns)
+    grouped = (replace(question, question_group=group_of(source, question.question_type)) for question in questions)
+    out.write_tuples("questions", map(cells, grouped))
+    out.write_tuples(
+        "moments",
+        ((question.question_id, *astuple(moment)) for question in questions for moment in question.moments),
+    )
     ratings = [(question.question_id, *rating) for question in questions for rating in enumerate(question.ratings)]
     out.write_rows("ratings", [dict(zip(Questions.tables["ratings"].columns, row, strict=True)) for row in ratings])
     keys = Questions.tables["videos"].columns

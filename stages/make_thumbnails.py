@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from cache.tables import Schema, read_stored
+from cache.tables import read_stored
 from pipeline.batching import cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
 from stages.sample_frames import Frames
@@ -20,29 +21,20 @@ FRAMES_READ = 256  # at once; the frames of an hour-long video may not fit into 
 
 
 class VideoThumbnails(NamedTuple):
-    """The thumbnails of a video; a row of the table `thumbnails`, whose schema describes the columns."""
+    """All stored frames of a readable video as pictures of one size; a row of the table `thumbnails`."""
 
     video_id: str
-    width: int
-    height: int
-    note: str
-    images: list[str]
+    width: int  # of each picture, in pixels
+    height: int  # likewise
+    note: str  # why the aspect ratio is that of the coded pictures; empty if it is the display aspect ratio
+    images: list[str]  # WebP in base64, in the order of the video's stored frames
 
 
 class Thumbnails(Artifact):
-    """One row per readable video, with all its stored frames as pictures of one size."""
+    """One row per readable video."""
 
     kind = "thumbnails"
-    tables = {
-        "thumbnails": Schema(
-            1,
-            video_id="string",
-            width="int32",  # of each picture, in pixels
-            height="int32",  # likewise
-            note="string",  # why the aspect ratio is that of the coded pictures; empty if it is the display aspect ratio
-            images="list<string>",  # WebP in base64, in the order of the video's stored frames
-        )
-    }
+    tables = {"thumbnails": schema_of(1, VideoThumbnails)}
 
     def by_video(self) -> Iterator[VideoThumbnails]:
         """Yield the thumbnails of each video, by ascending id, with one shard in memory at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.datasets.question import Question
+from pipeline.datasets.question import QuestionClip
 from pipeline.datasets.values import CLIP_SECONDS
 from pipeline.engine.joined import refuse_cut, typed_rows_of_all
 from pipeline.engine.output import Output
@@ -76,27 +77,32 @@ def retrieve_moments(
     videos = {video.video_id: video for video in frames.videos()}
     by_question = scores.by_question()
     values = by_question.ranking(cfg.rank_by)
-    queries: list[Query] = []
-    moments: list[RankedMoment] = []
-    for question in questions.questions():
+    ids, counts, moments = list[str](), array("q"), array("d")
+
+    def query_of(question: QuestionClip) -> Query:
         id, video = question.question_id, videos[question.video_id]
         reason = video.reason
         if video.status == "ok" and id not in values:
             reason = by_question.failed.get(id, WITHOUT_FEATURES)
         if reason:
             out.dropped[reason.code] += 1
-            queries.append(Query(id, question.video_id, "failed", reason))
-            continue
+            return Query(id, question.video_id, "failed", reason)
         is_yes = by_question.margin(id) > cfg.yes_margin
         query, windows = _retrieve(cfg, question, video, values[id], is_yes)
-        queries.append(query)
-        moments += [RankedMoment(id, rank, *window) for rank, window in enumerate(windows.tolist(), start=1)]
-    out.write_rows("moments", moments)
-    out.write_rows("queries", queries)
+        ids.append(id)
+        counts.append(len(windows))
+        moments.extend(windows.ravel())
+        return query
+
+    out.write_tuples("queries", map(query_of, questions.clips()))
+    ranks = [np.arange(1, n + 1) for n in counts]
+    columns = [np.array(ids, object).repeat(counts), np.concatenate([[], *ranks]).astype(np.int64)]
+    columns += [*np.array(moments).reshape(-1, 3).T]
+    out.write_columns("moments", dict(zip(RankedMoment._fields, columns, strict=True)))
 
 
 def _retrieve(
-    cfg: RetrieveMoments, question: Question, video: SampledVideo, values: np.ndarray, is_yes: np.ndarray
+    cfg: RetrieveMoments, question: QuestionClip, video: SampledVideo, values: np.ndarray, is_yes: np.ndarray
 ) -> tuple[Query, np.ndarray]:
     """Return a query's row and its moments, [S, 3]: start and end in seconds, score. `values` and `is_yes` are [T]."""
     n_video_frames, fps, duration = video.n_frames_in_video, video.frames_per_second, video.duration_seconds

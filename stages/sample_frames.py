@@ -77,11 +77,11 @@ class Frames(PooledArtifact):
 
     def clips_of(self, questions: Questions) -> Clips:
         """Return `clips` of these questions; raises `CorruptArtifactError` unless frames and questions are of the same videos."""
-        clips, columns = self.clips(), questions.columns("questions", "video_id", "clip_id")
-        videos = self.videos()
-        refuse_cut(self, [video.video_id for video in videos], questions, columns["video_id"], "videos")
+        clips, videos = self.clips(), self.videos()
+        of_questions = {(row.video_id, row.clip_id) for row in questions.clips()}
+        refuse_cut(self, [video.video_id for video in videos], questions, {id for id, _ in of_questions}, "videos")
         failed = {video.video_id for video in videos if video.status != "ok"}
-        wanted = {clip for clip in zip(columns["video_id"], columns["clip_id"], strict=True) if clip[0] not in failed}
+        wanted = {clip for clip in of_questions if clip[0] not in failed}
         refuse_cut(self, clips, questions, wanted, "clips")
         return clips
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from cache.errors import CorruptArtifactError, repair_hint
-from cache.tables import Schema, read_columns
+from cache.tables import Schema, n_rows, read_columns
 from pipeline.batching import runs_of
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import refuse_cut
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from pipeline.models.localizer import Localizer
 
 
+TEXTS = np.dtypes.StringDType()  # a third of what as many Python objects take
+
+
 class FrameScores(Artifact):
     """One row per (question, frame): the Localizer's logits at its first decoded token, or another scorer's number.
 
@@ -72,48 +75,50 @@ class FrameScores(Artifact):
         )
     }
 
-    def by_question(self) -> ScoresByQuestion:
-        """Return the scores of all frames, and where those of each question stand."""
-        parts: dict[str, list[np.ndarray]] = {name: [np.empty(0, np.float32)] for name in SCORE_COLUMNS}
+    def by_question(self, *wanted: str) -> ScoresByQuestion:
+        """Return the scores of all frames, only those columns that are `wanted` if any are named, and each question's place."""
+        names, files = wanted or SCORE_COLUMNS, self.table_files("frame_scores")
+        if (n := n_rows(files)) != (n_wanted := self.record.rows.get("frame_scores", 0)):
+            raise CorruptArtifactError(f"{self.path}: {n} scores, wanted {n_wanted}; {repair_hint(self.path)}")
+        scores = {name: np.empty(n if name in names else 0, np.float32) for name in SCORE_COLUMNS}
         failed: dict[str, Reason] = {}
-        ids, ends = list[str](), [0]
-        for path in self.table_files("frame_scores"):  # one after the other: all rows' ids take as much as all scores
+        parts: list[np.ndarray] = [np.empty(0, TEXTS)]
+        starts, end = array("q"), 0
+        for path in files:  # one after the other: all rows' ids take as much as all scores
             table = read_columns([path], self.tables["frame_scores"], ("question_id", "frame_index", *SCORE_COLUMNS))
-            runs, first = runs_of(table["question_id"]), ends[-1]
-            for name, values in parts.items():
-                values.append(table[name])
+            start, end = end, end + len(table["question_id"])
+            for name in names:
+                scores[name][start:end] = table[name]
             failed |= without_finite_scores(table)
-            ids += runs
-            ends += [first + run.stop for run in runs.values()]
-        if ends[-1] != (n_rows := self.record.rows.get("frame_scores", 0)):
-            raise CorruptArtifactError(f"{self.path}: {ends[-1]} scores, wanted {n_rows}; {repair_hint(self.path)}")
-        scores = {name: np.concatenate(parts.pop(name)) for name in SCORE_COLUMNS}
-        self.refuse_cut({id: end - start for id, (start, end) in zip(ids, pairwise(ends), strict=True)})
+            runs = runs_of(table["question_id"])
+            parts.append(np.array(list(runs), TEXTS))
+            starts.extend(start + run.start for run in runs.values())
+        starts.append(end)
+        ids = np.concatenate(parts)
+        self.refuse_cut(Mapped(lambda at: (ids[at], starts[at + 1] - starts[at]), range(len(ids))))
         failed |= self.without_scores()
-        finite = [number for number, id in enumerate(ids) if id not in failed]
-        where = Mapped(lambda number: slice(ends[number], ends[number + 1]), finite)
-        return ScoresByQuestion(**scores, where=ByKey((ids[number] for number in finite), where), failed=failed)
+        finite = array("q", (number for number, id in enumerate(ids) if id not in failed))
+        where = Mapped(lambda number: slice(starts[number], starts[number + 1]), finite)
+        return ScoresByQuestion(**scores, where=ByKey(Mapped(ids.__getitem__, finite), where), failed=failed)
 
     def without_scores(self) -> Mapping[str, Reason]:
         """Return why questions have no rows, by their ids; none where only a failed video's have none."""
         return {}
 
-    def refuse_cut(self, n_frames: Mapping[str, int]) -> None:
-        """Hold the number of each question's rows against what they were made from, as far as the store has that."""
+    def refuse_cut(self, n_frames: Collection[tuple[str, int]]) -> None:
+        """Hold the number of rows of each question, by its id, against what they were made from, as far as the store has that."""
         ids = [self.record.inputs.get(name) or "" for name in ("questions", "frames", "features")]
         if all(map(self.store.exists, ids)):
             questions, frames = Questions(self.store, ids[0]), Frames(self.store, ids[1])
             features = Features(self.store, ids[2])
             clips = frames.clips_of(questions)
             ok = {video.video_id for video in features.videos() if video.status == "ok"}
-            columns = questions.columns("questions", "question_id", "video_id", "clip_id")
-            wanted = {
-                id: len(clips[clip[0], clip[1]]["row"])
-                for id, *clip in zip(*columns.values(), strict=True)
-                if clip[0] in ok
-            }
-            if n_frames != wanted:
-                refuse_cut(self, n_frames.items(), features, wanted.items(), "questions with their frames")
+            wanted = [
+                (row.question_id, len(clips[row.video_id, row.clip_id]["row"]))
+                for row in questions.clips()
+                if row.video_id in ok
+            ]
+            refuse_cut(self, n_frames, features, wanted, "questions with their frames")
 
 
 class ScoreFrames(Config):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from cache.errors import did_you_mean
 from cache.fingerprint import fingerprint
 from cache.tables import Schema
-from pipeline.datasets.question import Question
+from pipeline.datasets.question import Question, QuestionClip
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
@@ -19,7 +19,7 @@ from pipeline.engine.typed_rows import Mapped
 from pipeline.inference.not_finite import WITHOUT_FEATURES
 from pipeline.inference.visual_windows import WINDOW_FRAMES
 from pipeline.reasons import Reason
-from pipeline.selection.keyframes import ChosenFrames, RankBy
+from pipeline.selection.keyframes import RANKED_BY, ChosenFrames, RankBy
 from pipeline.selection.registry import selector_named, selector_names
 from pipeline.selection.selector import Candidates, Options, Selector
 from stages.extract_features import Features
@@ -65,7 +65,6 @@ class Keyframes(Artifact):
 
 NO_MOMENTS = Reason("no_moments: the oracle needs the true moments, and the annotations do not give this question's")
 LOCALIZER, TOP_K = "localizer", "top_k"
-WRITTEN_AT_ONCE = 65_536  # questions; their rows are kept as columns until all are written
 
 
 class SelectKeyframes(Config):
@@ -169,11 +168,11 @@ def select_keyframes(
     clips, videos = frames.clips_of(questions), {video.video_id: video for video in frames.videos()}
     order = {video_id: number for number, video_id in enumerate(videos)}
     choose = _ChooseFrames(cfg, questions, scores, vectors)
-    rows = questions.questions()
-    numbers = np.array([order[id] for id in questions.columns("questions", "video_id")["video_id"]], np.int64)
+    rows = questions.clips()
+    numbers = np.fromiter((order[row.video_id] for row in rows), np.int64, len(rows))
     in_order = np.argsort(numbers, kind="stable")
 
-    def row(question: Question) -> tuple[Any, ...]:
+    def row(question: QuestionClip) -> tuple[Any, ...]:
         video, chosen = videos[question.video_id], NOTHING_CHOSEN
         if video.status == "ok":
             chosen = choose(question, clips[question.video_id, question.clip_id])
@@ -183,14 +182,7 @@ def select_keyframes(
         ids = question.question_id, question.video_id, question.clip_id
         return *ids, "failed" if reason else "ok", reason, *chosen[1:]
 
-    def blocks() -> Iterator[dict[str, Sequence[Any]]]:
-        for start in range(0, len(rows), WRITTEN_AT_ONCE):
-            block = zip(
-                *(row(rows[number]) for number in in_order[start : start + WRITTEN_AT_ONCE].tolist()), strict=True
-            )
-            yield dict(zip(Keyframes.tables["keyframes"].columns, block, strict=True))
-
-    out.write_blocks("keyframes", blocks())
+    out.write_tuples("keyframes", (row(rows[number]) for number in in_order.tolist()))
 
 
 class _Chosen(NamedTuple):
@@ -216,7 +208,7 @@ class _ChooseFrames:
     ) -> None:
         self._k, self._select = cfg.k, cfg.chosen_by
         self._options = _options(self._select.name, cfg.seed, cfg.options)
-        by_question = scores.by_question() if scores is not None else None
+        by_question = scores.by_question(*RANKED_BY[cfg.rank_by]) if scores is not None else None
         self._values: Mapping[str, np.ndarray] = by_question.ranking(cfg.rank_by) if by_question else {}
         self._failed = by_question.failed if by_question else {}
         self._without_scores = WITHOUT_FEATURES
@@ -226,7 +218,7 @@ class _ChooseFrames:
         self._vectors = FrameVectors(vectors) if vectors is not None else None
         self._moments = questions.true_moments() if "moments" in self._select.needs else {}
 
-    def __call__(self, question: Question, clip: dict[str, np.ndarray]) -> _Chosen:
+    def __call__(self, question: QuestionClip, clip: dict[str, np.ndarray]) -> _Chosen:
         """Return the question's frames, or why it has none."""
         question_id = question.question_id
         values, moments, needs = self._values.get(question_id), self._moments.get(question_id), self._select.needs

@@ -387,5 +387,19 @@ def test_a_gpu_worker_keeps_its_process_for_the_next_steps_of_a_run_and_is_free_
     prefect.ended("stays")
     (piece,) = prefect.until(lambda: [run for run in prefect.pieces(id) if run["state"]["type"] in ENDED])
     assert piece["state"]["type"] == "COMPLETED" and piece["name"].startswith("answer_questions-")
-    steps = {line.partition(":")[0] for line in prefect.log_lines(piece["name"])}
-    assert {"extract_features", "score_frames", "answer_questions"} <= steps
+    handed_out = [line for line in prefect.log_lines("stays") if "is handed out in pieces" in line]
+    assert {line.partition(":")[0] for line in handed_out} == {"extract_features", "score_frames", "answer_questions"}
+
+
+def test_a_step_goes_to_another_run_if_the_idle_one_is_killed(
+    prefect: PrefectServer, sampled: Path, tmp_path: Path
+) -> None:
+    there = places(prefect.small, Path(shutil.copytree(sampled, tmp_path / "store")))
+    id = prefect.start("sevila/forward", "idle killed", recipe=SMALL, places=there, execution={"dispatch": "workers"})
+    (idle,) = prefect.until(
+        lambda: [run for run in prefect.pieces(id) if run["state"]["name"] == "Idle"], every_seconds=0.1
+    )
+    os.kill(prefect.process_of(idle), signal.SIGKILL)
+    prefect.ended("idle killed")
+    states = {run["id"]: run["state"]["type"] for run in prefect.pieces(id)}
+    assert states.pop(idle["id"]) == "CRASHED" and states

@@ -22,7 +22,7 @@ def test_every_column_of_every_table_stands_with_the_comment_of_its_schema() -> 
             of_table = text.split(f"## {name}, of {stage.name}\n")[1].split("\n## ")[0]
             assert all(f"| `{column}` | " in of_table for column in schema.columns)
     assert "| `probability_yes` | float32 | softmax over the whole vocabulary |" in text
-    assert pages.column_notes(FrameScores)["frame_scores", "position"] == "of the frame in the question's clip"
+    assert pages.column_notes(FrameScores)["frame_scores", "position"] == "in the question's clip"
     assert "| `rows` | list\\<int32\\> | rows of these frames among the video's frames" in text
     assert "The parts of the video that answer a question, where the data set knows them" in text.split("## moments")[1]
 

@@ -18,7 +18,7 @@ from prefect.states import State
 
 from workers.flow_runs import STATE_POLL_SECONDS, Submit, cancel, cancel_scheduled, n_online, states_of
 from workers.piece import BACK_OFF_SECONDS, PROGRESS_SECONDS, MakeAll, ShowLeft, count_failure, run_name
-from workers.staying import hand_over, is_idle
+from workers.staying import hand_over, is_idle, release
 
 log = logging.getLogger("sevila")
 
@@ -50,8 +50,9 @@ class GpuWorkers:
         """Let the runs end that stay."""
         if self._staying:
             with get_client(sync_client=True) as client:
-                while self._staying:
-                    self._hand_over(client, "")
+                for run_id in self._staying:
+                    with suppress(ObjectNotFound):
+                        release(client, run_id)
 
     def _make_all(
         self, client: SyncPrefectClient, id: str, n_missing: int, tries: Counter[int], show_left: ShowLeft

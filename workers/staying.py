@@ -27,6 +27,7 @@ log = logging.getLogger("sevila")
 IDLE = "Idle"  # name of the state of a run that waits for the next step
 IDLE_SECONDS = 30.0
 POLL_SECONDS = 0.5
+TAKE_SECONDS = 10.0  # upper bound between a hand-over and its being taken
 NEXT_ARTIFACT = "next-artifact"  # key of the run's input
 
 
@@ -45,15 +46,21 @@ def is_idle(state: State[Any], artifact: str) -> bool:
 
 
 def hand_over(client: SyncPrefectClient, run_id: UUID, artifact: str) -> bool:
-    """Hand an artifact to a run; return False unless the run is idle. It may end all the same, without building anything.
-
-    An empty text instead of an artifact's id lets the run end.
-    """
+    """Hand an artifact to a run; return whether it has taken it, which it has not if it is not idle or its process is dead."""
     state = client.read_flow_run(run_id).state
     if state is None or state.name != IDLE:
         return False
     client.create_flow_run_input(run_id, NEXT_ARTIFACT, artifact)
-    return True
+    give_up = time.monotonic() + TAKE_SECONDS
+    while state is not None and state.name == IDLE and state.message != artifact and time.monotonic() < give_up:
+        time.sleep(POLL_SECONDS)
+        state = client.read_flow_run(run_id).state
+    return state is not None and state.is_running() and (state.name != IDLE or state.message == artifact)
+
+
+def release(client: SyncPrefectClient, run_id: UUID) -> None:
+    """Let a run end that is idle."""
+    client.create_flow_run_input(run_id, NEXT_ARTIFACT, "")
 
 
 def _next_artifact(done: str) -> str:

@@ -88,7 +88,10 @@ def read(path: Path, split: str) -> Annotations:
         ids[row.line] = f"{video}#{rows_of_video[video]}"
         rows_of_video[video] += 1
     rows = _rows_of_split(file, table, split)
-    return collect(table.file, rows, table.rejected, lambda row: _parse(row, ids[row.line]))
+    table.rows.clear()
+    rows.reverse()
+    each = (rows.pop() for _ in range(len(rows)))  # a row is let go when its question stands
+    return collect(table.file, each, table.rejected, lambda row: _parse(row, ids.pop(row.line)))
 
 
 def _with_options(file: Path, table: Rows) -> Rows:
@@ -112,7 +115,7 @@ def _with_options(file: Path, table: Rows) -> Rows:
 
 def _rows_of_split(file: Path, table: Rows, split: str) -> list[Row]:
     if split in ("", "all") or "split" not in table.columns:
-        return table.rows
+        return [*table.rows]
     rows_of: dict[str, list[Row]] = {}
     for row in table.rows:
         rows_of.setdefault(str(row.cells.get("split") or "").strip(), []).append(row)

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 # The question of every item in the official VLEP data set; the models are trained on this exact text.
 NEXT_EVENT_QUESTION = "Upon observing the provided frames, what is the most probable subsequent event?"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Moment:
     """A part of a video, in seconds from the video's beginning, that shows what a question is about."""
 
@@ -46,6 +47,16 @@ class Question:
     def clip_id(self) -> str:
         """The id of the part of the video that the question is about, from the function `clip_id`."""
         return clip_id(self.video_id, self.start_seconds, self.end_seconds)
+
+
+class QuestionClip(NamedTuple):
+    """What a question is about, without its text: of a large table, texts take most."""
+
+    question_id: str
+    video_id: str
+    clip_id: str
+    start_seconds: float | None
+    end_seconds: float | None
 
 
 @dataclass(frozen=True)

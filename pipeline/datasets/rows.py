@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 LONGEST_CELL = 1 << 17  # characters; an unclosed quote makes longer cells of many lines
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """The cells of a row by column name, and the 1-based physical line on which the row begins.
 
@@ -226,7 +226,7 @@ def collect(
     """
     questions: list[Question] = []
     videos: dict[str, Video] = {}
-    first_row: dict[str, Row] = {}
+    first_place: dict[str, tuple[int, str]] = {}
     left_out = list(rejected)
     for row in rows:
         try:
@@ -236,10 +236,11 @@ def collect(
                 raise BadRow(
                     f"the video {video.video_id!r} lies at {video.path!r}, but at {known.path!r} by a row before"
                 )
-            first = first_row.setdefault(question.question_id, row)
-            if first is not row:
-                where = f"{first.place.removesuffix(': ')} on line {first.line}".strip()
+            if question.question_id in first_place:
+                line, place = first_place[question.question_id]
+                where = f"{place.removesuffix(': ')} on line {line}".strip()
                 raise BadRow(f"question_id {question.question_id!r} is already {where}")
+            first_place[question.question_id] = row.line, row.place
         except BadRow as bad:
             left_out.append(Rejected(file, row.line, f"{row.place}{bad}"))
             continue

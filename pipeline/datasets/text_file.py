@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
@@ -75,7 +76,7 @@ def read_json_object(path: Path, example: str) -> dict[str, Any]:
 
 def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; raises ValueError for a key with two values, of which `json` would take the last in silence."""
-    content = dict(pairs)
+    content = {intern(key): value for key, value in pairs}  # each row has the same keys
     if len(content) < len(pairs) and (twice := [key for key, value in pairs if repr(content[key]) != repr(value)]):
         raise ValueError(f"the key {twice[0]!r} stands twice, with other values")
     return content

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import numpy as np
+
 from cache.errors import CorruptArtifactError
+from pipeline.engine.typed_rows import hashes_of
 
 if TYPE_CHECKING:
     from pipeline.engine.stage import Artifact
 
 
-def refuse_cut(a: Artifact, keys_a: Iterable[Hashable], b: Artifact, keys_b: Iterable[Hashable], what: str) -> None:
+def refuse_cut(a: Artifact, keys_a: Collection[Hashable], b: Artifact, keys_b: Collection[Hashable], what: str) -> None:
     """Raise `CorruptArtifactError`, which names the artifact that lacks some, unless both have the same keys.
 
     Args:
@@ -21,6 +24,8 @@ def refuse_cut(a: Artifact, keys_a: Iterable[Hashable], b: Artifact, keys_b: Ite
         keys_b: what the other one has rows of.
         what: name of the keys, for people.
     """
+    if np.array_equal(np.unique(hashes_of(keys_a)), np.unique(hashes_of(keys_b))):  # sets of ids take 20 times as much
+        return
     of_a, of_b = set(keys_a), set(keys_b)
     for lacking, there, other, wanted in ((a, of_a, b, of_b), (b, of_b, a, of_a)):
         if missing := wanted - there:
@@ -46,8 +51,6 @@ def typed_rows_of_all(
     artifact: Artifact, table: str, questions: Artifact, kind: type[QuestionRow]
 ) -> Sequence[QuestionRow]:
     """Return a table's rows, one for each of the questions, as `kind`; raises `CorruptArtifactError` unless it has those."""
-    ids, wanted = (
-        each.columns(of, "question_id")["question_id"] for each, of in ((artifact, table), (questions, "questions"))
-    )
+    ids, wanted = artifact.column(table, "question_id"), questions.column("questions", "question_id")
     refuse_cut(artifact, ids, questions, wanted, "questions")
     return artifact.typed_rows(table, kind)

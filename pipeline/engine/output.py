@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from pipeline.engine.stage import Plan, Stage
 from pipeline.memory import memory_errors
 
 log = logging.getLogger("sevila")
+WRITTEN_AT_ONCE = 8192  # rows that are Python objects while the others are columns
 
 
 @dataclass
@@ -55,10 +57,15 @@ class Output:
 
     def write_columns(self, table: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
         """Write one of the output's declared tables column by column; in a shard, this shard's part of it."""
-        self.write_blocks(table, [columns])
+        self._write(table, [columns])
 
-    def write_blocks(self, table: str, blocks: Iterable[Mapping[str, Sequence[Any] | np.ndarray]]) -> None:
-        """Write one of the output's declared tables, whose columns come some rows at a time."""
+    def write_tuples(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Write one of the output's declared tables, of rows that are made meanwhile, each with all columns in their order."""
+        names, each = list(self._schema(table).columns), iter(rows)
+        blocks = iter(lambda: list(islice(each, WRITTEN_AT_ONCE)), [])
+        self._write(table, (dict(zip(names, zip(*block, strict=True), strict=True)) for block in blocks))
+
+    def _write(self, table: str, blocks: Iterable[Mapping[str, Sequence[Any] | np.ndarray]]) -> None:
         name = f"{table}{self.suffix}.parquet"
         self.rows[table] += write_blocks(self.folder / name, self._schema(table), blocks)
         self.add_file(name)

@@ -220,7 +220,7 @@ class Sources:
             clip = (question.clip_id, question.start_seconds, question.end_seconds)
             clips.setdefault(question.video_id, set()).add(clip)
         videos = sorted(questions.typed_rows("videos", Video), key=lambda video: video.video_id)
-        refuse_cut(questions, clips, questions, (video.video_id for video in videos), "videos")
+        refuse_cut(questions, clips, questions, [video.video_id for video in videos], "videos")
         log.info("identifying %s by content; only new and changed files are read", counted(len(videos), "videos"))
         files: list[VideoFile] = []
         logged = time.monotonic()

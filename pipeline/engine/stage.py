@@ -25,7 +25,7 @@ from cache.tables import Schema, read_columns, read_rows, read_stored
 from cache.untrusted import path_inside
 from pipeline.devices import refuse_unknown_device, torch_device
 from pipeline.engine.sources import Sources
-from pipeline.engine.typed_rows import fields_of, rows_as
+from pipeline.engine.typed_rows import fields_of, rows_as, values_of
 from pipeline.threads import usable_cores
 
 TypedRow = TypeVar("TypedRow")
@@ -173,6 +173,11 @@ class Artifact:
         fields = fields_of(kind, self.tables[table].columns)
         columns = read_stored(self.table_files(table), self.tables[table], list(fields), self.record.rows.get(table, 0))
         return rows_as(kind, fields, columns)
+
+    def column(self, table: str, name: str) -> Sequence[Any]:
+        """Return a column of a table, of a large one without a Python object for each row; raises like `rows`."""
+        rows = self.record.rows.get(table, 0)
+        return values_of(read_stored(self.table_files(table), self.tables[table], [name], rows))
 
     def columns(self, table: str, *names: str) -> dict[str, Any]:
         """Return named columns of a table as numpy arrays; raises like `rows`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, get_origin, get_type_hints, overload
 
+import numpy as np
+
 from cache.tables import StoredColumns
 from pipeline.reasons import Reason
 
@@ -29,6 +31,15 @@ def rows_as(kind: type[Element], fields: Mapping[str, Any], columns: StoredColum
                 values[number] = list(map(Reason if hint is Reason else tuple, values[number]))
         return [kind(**dict(zip(fields, row, strict=True))) for row in zip(*values, strict=True)]
 
+    return _rows(columns, make)
+
+
+def values_of(column: StoredColumns) -> Sequence[Any]:
+    """Return the values of one column."""
+    return _rows(column, lambda values: values[0])
+
+
+def _rows(columns: StoredColumns, make: Callable[[list[list[Any]]], list[Element]]) -> Sequence[Element]:
     return LazyRows(columns, make) if len(columns) > OBJECTS_AT_ONCE else make(columns.values())
 
 
@@ -87,20 +98,33 @@ class Mapped(Sequence[Element]):
 
 
 class ByKey(Mapping[Key, Element]):
-    """Rows by their keys, in the order of the first of each; of rows with equal keys the last counts."""
+    """Rows by their keys, of which each has its own: a row's key takes 16 bytes beside what `keys` and `rows` take."""
 
-    def __init__(self, keys: Iterable[Key], rows: Sequence[Element]) -> None:
-        self._rows = rows
-        self._numbers = {key: number for number, key in enumerate(keys)}
+    def __init__(self, keys: Sequence[Key], rows: Sequence[Element]) -> None:
+        self._keys, self._rows = keys, rows
+        hashes = hashes_of(keys)
+        self._order = np.argsort(hashes)
+        self._hashes = hashes[self._order]
 
     def __getitem__(self, key: Key) -> Element:
-        return self._rows[self._numbers[key]]
+        at = int(np.searchsorted(self._hashes, hash(key)))
+        while at < len(self._hashes) and self._hashes[at] == hash(key):
+            number = int(self._order[at])
+            if self._keys[number] == key:
+                return self._rows[number]
+            at += 1
+        raise KeyError(key)
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._numbers)
+        return iter(self._keys)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._keys)
+
+
+def hashes_of(keys: Collection[Hashable]) -> np.ndarray:
+    """Return the hash of each key, int64 [N]; it differs from process to process."""
+    return np.fromiter(map(hash, keys), np.int64, len(keys))
 
 
 class Grouped(Mapping[Key, Sequence[Element]], Generic[Key, Element]):

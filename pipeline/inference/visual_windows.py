@@ -29,7 +29,7 @@ class VideoFeatures(NamedTuple):
     video_id: str
     status: str  # ok or failed
     reason: Reason
-    n_frames: int
+    n_frames: int  # with stored features
 
 
 class SeesFrames(Protocol):

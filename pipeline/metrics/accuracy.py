@@ -30,18 +30,21 @@ class Answered(NamedTuple):
 
 
 class AnswerRow(NamedTuple):
-    """A row of the table `answers`; its schema (stages/answer_questions.py) describes the columns."""
+    """The answer to a question; a row of the table `answers`."""
 
     question_id: str
     video_id: str
-    status: str
+    status: str  # ok or failed
     reason: Reason
-    prediction: int | None = None
+    prediction: int | None = None  # index of the chosen option; null when failed
+    # Raw logits of the letters; with readout text the summed log-probabilities of the option's tokens, </s> included; with
+    # text_per_token their mean. With voting the mean over the frames.
     option_logits: Sequence[float] | np.ndarray = ()
-    votes: Sequence[int] = ()
+    votes: Sequence[int] = ()  # frames that chose each option; empty when frames are concatenated
+    # The greedy first token, normally the word "Option"; null when failed or voting, or with a readout of texts.
     first_token_id: int | None = None
-    n_frames: int = 0
-    truncated: bool = False
+    n_frames: int = 0  # used for the answer
+    truncated: bool = False  # the question's text exceeded the model's maximum length
 
 
 @dataclass(frozen=True, slots=True)

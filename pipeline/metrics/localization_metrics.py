@@ -6,7 +6,8 @@ code labels frames for the Localizer's pre-training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,27 +91,35 @@ class LocalizationRow:
 
 
 def localization_row(
-    source: str, k: int, keyframes: Sequence[KeyframeQuality | None], ranks: Sequence[int | None]
+    source: str, k: int, keyframes: Iterable[KeyframeQuality | None], ranks: Sequence[int | None]
 ) -> LocalizationRow:
     """Average questions; in `keyframes` None is a question without frames, in `ranks` one without a true frame or a ranking."""
-    qualities = [quality for quality in keyframes if quality is not None]
-    recalls = [quality.frame_recall for quality in qualities if quality.frame_recall is not None]
+    precisions, recalls, moment_recalls, hits = (array("d") for _ in range(4))
+    n_failed = 0
+    for quality in keyframes:
+        if quality is None:
+            n_failed += 1
+            continue
+        precisions.append(quality.precision)
+        moment_recalls.append(quality.moment_recall)
+        hits.append(quality.hit)
+        if quality.frame_recall is not None:
+            recalls.append(quality.frame_recall)
     known = [rank for rank in ranks if rank is not None]
-    n_failed = len(keyframes) - len(qualities)
 
-    def percent(values: list[float], n_zero: int) -> float | None:
+    def percent(values: array[float], n_zero: int) -> float | None:
         return 100 * sum(values) / (len(values) + n_zero) if values or n_zero else None
 
     return LocalizationRow(
         source=source,
         k=k,
-        n_questions=len(keyframes),
+        n_questions=len(precisions) + n_failed,
         n_failed=n_failed,
-        n_without_true_frame=len(qualities) - len(recalls),
-        precision_percent=percent([quality.precision for quality in qualities], n_failed),
+        n_without_true_frame=len(precisions) - len(recalls),
+        precision_percent=percent(precisions, n_failed),
         frame_recall_percent=percent(recalls, n_failed),
-        moment_recall_percent=percent([quality.moment_recall for quality in qualities], n_failed),
-        hit_percent=percent([quality.hit for quality in qualities], n_failed),
+        moment_recall_percent=percent(moment_recalls, n_failed),
+        hit_percent=percent(hits, n_failed),
         mean_first_true_rank=sum(known) / len(known) if known else None,
     )
 

@@ -16,7 +16,7 @@ SCORE_COLUMNS = ("logit_yes", "logit_no", "probability_yes")
 
 @dataclass(frozen=True)
 class ScoresByQuestion:
-    """Scores of N frames, each [N] float32, those of a question's clip together and in time order.
+    """Scores of N frames, each [N] float32, or [0] if it was not asked for, those of a question's clip together, in time order.
 
     Attributes:
         where: the frames of each question whose scores are all finite, by question id.

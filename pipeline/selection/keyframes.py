@@ -9,6 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.reasons import Reason
 
 RankBy = Literal["logit_yes", "probability_yes", "yes_versus_no"]
+RANKED_BY: dict[RankBy, tuple[str, ...]] = {  # the columns of FrameScores that are looked at
+    "logit_yes": ("logit_yes",),
+    "probability_yes": ("probability_yes",),
+    "yes_versus_no": ("logit_yes", "logit_no"),
+}
 
 
 class ChosenFrames(NamedTuple):

@@ -70,12 +70,19 @@ def test_rows_of_a_small_table_are_a_list(tmp_path: Path) -> None:
 
 
 def test_rows_by_key_and_groups_are_those_of_a_dict_in_its_order(lazy: LazyRows[Asked]) -> None:
-    assert dict(ByKey((row.id for row in ROWS), lazy)) == {row.id: row for row in ROWS}
+    assert dict(ByKey([row.id for row in ROWS], lazy)) == {row.id: row for row in ROWS}
     grouped = Grouped([row.text for row in ROWS], lazy)
     assert dict(grouped) == {text: [row for row in ROWS if row.text == text] for text in ("text 0", *grouped)}
     assert "text 9" not in grouped and list(grouped) == [f"text {n}" for n in range(5)]
     mapped = Mapped(lambda row: row.id, lazy)
     assert [mapped[3], *mapped[5:7]] == ["q3", "q5", "q6"] and list(mapped) == [row.id for row in ROWS]
+
+
+def test_keys_with_equal_hashes_have_rows_of_their_own(lazy: LazyRows[Asked]) -> None:
+    assert hash(-1) == hash(-2)
+    by_key = ByKey([-1, 7, -2], lazy[:3])
+    assert [by_key[key] for key in (-2, -1, 7)] == [ROWS[2], ROWS[0], ROWS[1]]
+    assert list(by_key) == [-1, 7, -2] and 8 not in by_key and -2 not in ByKey([-1], lazy[:1])
 
 
 def test_columns_that_come_in_blocks_are_written_as_the_bytes_of_the_whole(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pipeline.engine.output import Output
 from pipeline.engine.recipe import load
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.recipes.results import Choice
+from pipeline.selection.keyframes import RANKED_BY, RankBy
 from pipeline.selection.registry import selector_named
 from pipeline.selection.selector import Candidates
 from stages.all import STAGES
@@ -68,6 +69,14 @@ def test_a_selector_in_a_chain_chooses_the_same_frames_as_called_directly(
         scores = by_question.ranking("logit_yes")[row["question_id"]]
         expected = selector(Candidates.of(scores=scores, question_id=row["question_id"]), 3, checked)
         assert row["positions"] == expected.tolist() and row["scores"] == scores[expected].tolist()
+
+
+@pytest.mark.parametrize("rank_by", RANKED_BY)
+def test_ranking_by_the_required_columns_equals_ranking_of_all_columns(rank_by: RankBy, finished: Path) -> None:
+    scores = artifact(finished, "frame_scores")
+    of_all, of_required = (scores.by_question(*names).ranking(rank_by) for names in ((), RANKED_BY[rank_by]))
+    assert len(of_required) == 24
+    assert {id: values.tolist() for id, values in of_required.items()} == {id: of_all[id].tolist() for id in of_all}
 
 
 def test_keyframes_chosen_twice_are_answered(demo: Path, store: Path) -> None:
