@@ -24,7 +24,7 @@ def test_a_table_of_another_schema_version_is_refused(store: Path, monkeypatch: 
 def test_a_record_of_another_version_is_refused(version: int, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions = artifact(store, "questions")
     write_note(questions.path / RECORD, questions.record.__dict__ | {"record_version": version})
-    with pytest.raises(CorruptArtifactError, match=f"record version {version}, wanted 3"):
+    with pytest.raises(CorruptArtifactError, match=f"record version {version}, expected 3"):
         Store(store).record(questions.record.id)
     assert main(["cache", "verify", questions.record.id, "--store", f"{store}"]) == 1
-    assert f"record version {version}, wanted 3" in capsys.readouterr().out
+    assert f"record version {version}, expected 3" in capsys.readouterr().out
