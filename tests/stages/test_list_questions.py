@@ -19,7 +19,7 @@ QUERIES = [
 ]
 
 
-def listed(folder: Path, rows: list[dict[str, Any]], **config: Any) -> Questions:
+def build_questions(folder: Path, rows: list[dict[str, Any]], **config: Any) -> Questions:
     (folder / "highlight_val_release.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sources = Sources(DigestCache(folder / "digests.json"), {"annotations": [str(folder)]}, download=False)
     cfg = ListQuestions(dataset="qvhighlights", split="val", **config)
@@ -29,8 +29,8 @@ def listed(folder: Path, rows: list[dict[str, Any]], **config: Any) -> Questions
     return questions
 
 
-def test_moments_have_a_table_of_their_own(tmp_path: Path) -> None:
-    questions = listed(tmp_path, QUERIES)
+def test_moments_are_stored_in_a_separate_table(tmp_path: Path) -> None:
+    questions = build_questions(tmp_path, QUERIES)
     assert [tuple(row.values()) for row in questions.rows("moments")] == [
         ("1", 0.0, 4.0),
         ("1", 6.5, 8.0),
@@ -43,14 +43,14 @@ def test_moments_have_a_table_of_their_own(tmp_path: Path) -> None:
     ]
 
 
-def test_a_limit_drops_the_moments_and_videos_of_the_questions_it_drops(tmp_path: Path) -> None:
-    questions = listed(tmp_path, QUERIES, limit=1)
+def test_a_limit_also_drops_moments_and_videos_of_dropped_questions(tmp_path: Path) -> None:
+    questions = build_questions(tmp_path, QUERIES, limit=1)
     assert {row["question_id"] for row in questions.rows("moments")} == {"1"}
     assert [row["video_id"] for row in questions.rows("videos")] == ["a_0.0_10.0"]
 
 
-def test_a_file_without_a_usable_row_is_an_error_that_says_why(tmp_path: Path) -> None:
+def test_a_file_without_usable_rows_is_an_error_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(
         SevilaError, match=r"no usable question .* highlight_val_release\.jsonl line 1: query is missing"
     ):
-        listed(tmp_path, QUERIES[2:])
+        build_questions(tmp_path, QUERIES[2:])

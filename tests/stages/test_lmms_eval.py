@@ -1,4 +1,4 @@
-"""Keyframes as a task of lmms-eval: the package itself, as it is published, runs it."""
+"""Keyframes exported as an lmms-eval task, run by the published package."""
 
 import ast
 import csv
@@ -22,8 +22,8 @@ TESTS = Path(__file__).parents[1]
 PYTHON = TESTS.parent / ".venv-lmms" / "bin" / "python"
 
 
-def install(folder: Path) -> None:
-    """Install the tiny model as anybody would, by an entry point of a package."""
+def install_tiny_model(folder: Path) -> None:
+    """Install the tiny model as a package with an entry point."""
     about = folder / "tiny_lmms-1.0.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-lmms\nVersion: 1.0\n")
@@ -31,11 +31,11 @@ def install(folder: Path) -> None:
     (folder / "tiny_lmms.py").write_bytes((TESTS / "tiny_lmms.py").read_bytes())
 
 
-def of_video(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_frames(path: Path, size: tuple[int, int]) -> np.ndarray:
     return np.stack([picture.reformat(*size, "rgb24").to_ndarray() for picture in pictures(path)]).astype(np.float32)
 
 
-def test_the_table_that_the_docs_make_for_vlmevalkit_leads_to_each_questions_keyframes(
+def test_the_documented_vlmevalkit_table_lists_the_keyframes_of_each_question(
     finished: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind, folder in (("lmms-eval", "kf32"), ("images", "kf32-images")):
@@ -50,25 +50,25 @@ def test_the_table_that_the_docs_make_for_vlmevalkit_leads_to_each_questions_key
     with (tmp_path / "kf32.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     paths = [list(map(Path, ast.literal_eval(row["image_path"]))) for row in rows]  # as VLMEvalKit reads them
-    assert [[int(path.stem) for path in of_question] for of_question in paths] == chosen
-    assert all(path.is_file() for of_question in paths for path in of_question)
+    assert [[int(path.stem) for path in question_paths] for question_paths in paths] == chosen
+    assert all(path.is_file() for question_paths in paths for path in question_paths)
     assert all(row[row["answer"]] and row["question"] for row in rows)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-lmms: `make .venv-lmms/.installed` builds it")
-def test_lmms_eval_runs_the_task_as_it_is_and_its_model_sees_just_the_keyframes(
+def test_lmms_eval_runs_the_exported_task_and_its_model_sees_only_the_keyframes(
     finished: Path, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = tmp_path / "my keyframes"
     assert export(finished, task, "--as", "lmms-eval", "--videos", str(demo / "videos")) == 0
     assert f"--include_path '{task}' --tasks sevila_my_keyframes" in capsys.readouterr().out
-    moved = task.rename(tmp_path / "moved")  # to the machine that has the GPUs, say
+    moved = task.rename(tmp_path / "moved")  # as when it is copied to another machine
     keyframes: Keyframes = artifact(finished, "keyframes")
     chosen = {row["question_id"]: row for row in keyframes.rows("keyframes")}
     k = max(len(row["frame_indices"]) for row in chosen.values())
 
-    install(tmp_path / "package")
+    install_tiny_model(tmp_path / "package")
     command = [PYTHON, "-m", "lmms_eval", "--model", "tiny_llava", "--include_path", moved]
     command += ["--model_args", f"max_frames_num={k},seen={tmp_path / 'seen.npz'}", "--tasks", "sevila_my_keyframes"]
     command += ["--batch_size", "1", "--output_path", tmp_path / "results"]
@@ -77,14 +77,14 @@ def test_lmms_eval_runs_the_task_as_it_is_and_its_model_sees_just_the_keyframes(
     assert done.returncode == 0, done.stdout + done.stderr
 
     questions: Questions = artifact(finished, "questions")
-    asked = {question.question_id: question for question in questions.questions()}
+    questions_by_id = {question.question_id: question for question in questions.questions()}
     correct, unparsed, seen = [], [], np.load(tmp_path / "seen.npz")
     for question_id, row in chosen.items():
         if not row["frame_indices"]:
             assert f"{question_id} frames" not in seen
             continue
-        question, frames = asked[question_id], seen[f"{question_id} frames"]
-        video = of_video(demo / "videos" / f"{row['video_id']}.mp4", frames.shape[2:0:-1])
+        question, frames = questions_by_id[question_id], seen[f"{question_id} frames"]
+        video = read_frames(demo / "videos" / f"{row['video_id']}.mp4", frames.shape[2:0:-1])
         nearest = [int(((video - frame) ** 2).mean(axis=(1, 2, 3)).argmin()) for frame in frames.astype(np.float32)]
         assert nearest == row["frame_indices"]
         context = str(seen[f"{question_id} context"])
@@ -93,9 +93,9 @@ def test_lmms_eval_runs_the_task_as_it_is_and_its_model_sees_just_the_keyframes(
         correct.append(number is not None and number == question.answer_index)
         unparsed.append(number is None)
     (results,) = (tmp_path / "results").rglob("*results.json")
-    of_task = json.loads(results.read_text())["results"]["sevila_my_keyframes"]
-    assert of_task["accuracy,none"] == pytest.approx(np.mean(correct)) and 0 < np.mean(correct) < 1
-    assert of_task["unparsed,none"] == pytest.approx(np.mean(unparsed)) and np.mean(unparsed) == pytest.approx(1 / 3)
+    metrics = json.loads(results.read_text())["results"]["sevila_my_keyframes"]
+    assert metrics["accuracy,none"] == pytest.approx(np.mean(correct)) and 0 < np.mean(correct) < 1
+    assert metrics["unparsed,none"] == pytest.approx(np.mean(unparsed)) and np.mean(unparsed) == pytest.approx(1 / 3)
     left_out = {row["question_id"] for row in json.loads((moved / "left_out.json").read_text())}
     assert left_out == {question_id for question_id, row in chosen.items() if not row["frame_indices"]}
     targets = [json.loads(line)["target"] for line in (moved / "questions.jsonl").read_text().splitlines()]

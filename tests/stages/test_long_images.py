@@ -27,7 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"), videos=3)
 
 
-def scored(world: World, store: Path, localizer: Any, **config: Any) -> Any:
+def score_frames(world: World, store: Path, localizer: Any, **config: Any) -> Any:
     stage = STAGES["score_frames"]
     inputs = [*(world.inputs[name] for name in ("questions", "frames", "features", "backbone")), localizer]
     return build(stage, stage.config(**config), world.run(store), inputs)
@@ -39,24 +39,24 @@ def test_a_short_last_stretch_repeats_its_last_frame() -> None:
     assert stretches_of(3, 1).tolist() == [[0], [1], [2]]
 
 
-def test_a_long_image_of_one_frame_is_that_frame_and_the_order_of_frames_does_not_matter(
+def test_a_long_image_of_one_repeated_frame_equals_it_and_frame_order_does_not_matter(
     world: World, tmp_path: Path
 ) -> None:
     localizer = load_localizer(world.run(tmp_path), world.inputs["backbone"], world.inputs["localizer"], "float32")
     reader = world.inputs["features"].open()
     features = reader.read(next(iter(reader.videos)), slice(4))
-    where = np.array([[2, 2, 2], [0, 1, 3], [3, 0, 1]])
-    images = localizer.visual(torch.from_numpy(long_images(features, where)))
-    alone = localizer.visual(torch.from_numpy(features.copy()))
-    torch.testing.assert_close(images[0], alone[2], atol=1e-5, rtol=1e-5)
+    stretches = np.array([[2, 2, 2], [0, 1, 3], [3, 0, 1]])
+    images = localizer.visual(torch.from_numpy(long_images(features, stretches)))
+    single = localizer.visual(torch.from_numpy(features.copy()))
+    torch.testing.assert_close(images[0], single[2], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(images[1], images[2], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(images[1], alone[0], atol=1e-3)
+    assert not torch.allclose(images[1], single[0], atol=1e-3)
 
 
-def test_the_frames_of_a_stretch_share_their_score_and_the_best_stretch_is_kept_whole(
+def test_frames_of_a_stretch_share_one_score_and_the_best_stretch_is_selected_whole(
     world: World, tmp_path: Path
 ) -> None:
-    scores = scored(world, tmp_path, world.inputs["localizer"], frames_at_once=4)
+    scores = score_frames(world, tmp_path, world.inputs["localizer"], frames_at_once=4)
     table = scores.columns("frame_scores", "question_id", "position", "logit_yes")
     logits = table["logit_yes"].reshape(-1, 2, 4)  # 8 frames a clip
     assert len(logits) == 9 and (logits == logits[..., :1]).all() and (logits[:, 0] != logits[:, 1]).all()
@@ -67,14 +67,14 @@ def test_the_frames_of_a_stretch_share_their_score_and_the_best_stretch_is_kept_
     assert [row["positions"] for row in kept] == [list(range(4 * which, 4 * which + 4)) for which in best]
 
 
-def test_one_frame_at_once_is_no_other_identity_than_before(world: World, tmp_path: Path) -> None:
+def test_the_default_frames_at_once_does_not_change_artifact_ids(world: World, tmp_path: Path) -> None:
     for name in ("score_frames", "pretrain_localizer", "refine_localizer"):
         assert "frames_at_once" not in STAGES[name].config(frames_at_once=1).model_dump()
         assert STAGES[name].config(frames_at_once=4).model_dump()["frames_at_once"] == 4
-    assert scored(world, tmp_path, world.inputs["localizer"]).id.startswith("score_frames-v1-")
+    assert score_frames(world, tmp_path, world.inputs["localizer"]).id.startswith("score_frames-v1-")
 
 
-def test_a_stretch_is_yes_if_any_of_its_frames_is_and_is_learned_as_one_image(world: World, tmp_path: Path) -> None:
+def test_a_stretch_with_a_yes_frame_is_trained_as_one_yes_image(world: World, tmp_path: Path) -> None:
     video_id = world.inputs["questions"].rows("questions")[0]["video_id"]
     labels = np.array([False] * 5 + [True] + [False] * 2)
     clip = LabelledClip("one", video_id, "Is it there?", np.arange(8), labels)
@@ -91,7 +91,7 @@ def test_a_stretch_is_yes_if_any_of_its_frames_is_and_is_learned_as_one_image(wo
     assert losses[-1] < losses[0] and weights_of(trained[0]) == weights_of(trained[1])
 
 
-def test_a_localizer_asked_about_more_frames_at_once_than_it_learned_with_is_warned_of(
+def test_scoring_more_frames_at_once_than_in_training_logs_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):

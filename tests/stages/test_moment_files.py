@@ -1,4 +1,4 @@
-"""`sevila moments evaluate` on files: agreement with the benchmark's evaluator, and what it says about files that are wrong."""
+"""`sevila moments evaluate` on files: agreement with the benchmark's evaluator, and errors for invalid files."""
 
 import json
 from pathlib import Path
@@ -53,22 +53,22 @@ def files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Files:
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the benchmark's files lie outside the repository")
-def test_every_figure_of_a_real_model_equals_the_official_evaluators(capsys: pytest.CaptureFixture[str]) -> None:
-    # Moment-DETR's published predictions for QVHighlights val, and what the official evaluator printed for them.
+def test_metrics_of_published_predictions_equal_the_official_evaluator(capsys: pytest.CaptureFixture[str]) -> None:
+    # Moment-DETR's published predictions for QVHighlights val, and the output of the official evaluator for them.
     names = ("moment_detr_val_preds.jsonl", "highlight_val_release.jsonl")
     assert main(["moments", "evaluate", *(str(REAL / name) for name in names), "--json"]) == 0
     assert capsys.readouterr().out.strip() == (REAL / "moment_detr_val_preds_metrics.json").read_text().strip()
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the benchmark's files lie outside the repository")
-def test_windows_past_the_end_of_a_short_video_are_told_not_refused(caplog: pytest.LogCaptureFixture) -> None:
-    # The published baseline itself has three, up to 6 s behind the end of a 144 s video.
+def test_windows_slightly_past_the_end_of_a_video_log_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    # The published baseline itself has three, up to 6 s past the end of a 144 s video.
     names = ("moment_detr_val_preds.jsonl", "highlight_val_release.jsonl")
     assert main(["moments", "evaluate", *(str(REAL / name) for name in names)]) == 0
     assert "3 predicted windows reach past the end of their video, by up to 6 s" in caplog.text
 
 
-def test_both_kinds_of_predictions_are_judged(files: Files) -> None:
+def test_windows_and_saliency_are_evaluated(files: Files) -> None:
     report = files.evaluate([prediction()], [annotation()])
     # Windows: IoU 1 and 4/5. Saliency at Fair: clip 0 is right for all; of clips 5 and 6 both are; ranks 1, 2, 3.
     assert report["brief"]["MR-full-R1@0.7"] == 100.0
@@ -84,26 +84,26 @@ def test_a_table_is_printed_without_json(files: Files, capsys: pytest.CaptureFix
     assert "R1 full" in printed and "VeryGood" in printed
 
 
-def test_the_order_of_lines_does_not_matter(files: Files) -> None:
+def test_line_order_does_not_change_the_metrics(files: Files) -> None:
     annotations = [annotation(1), annotation(2, relevant_windows=[[6, 16]])]
     predictions = [prediction(1), prediction(2, pred_relevant_windows=[[6, 15, 1.0]])]
     assert files.evaluate(predictions, annotations) == files.evaluate(predictions[::-1], annotations)
 
 
-def test_a_byte_order_mark_windows_line_ends_and_text_ids_are_read(files: Files) -> None:
+def test_a_byte_order_mark_crlf_and_text_ids_are_accepted(files: Files) -> None:
     files.write(files.predictions, [prediction("v/1:2")])
     files.write(files.annotations, [annotation("v/1:2", query="ein Hündchen läuft")])
     files.annotations.write_bytes(b"\xef\xbb\xbf" + files.annotations.read_bytes().replace(b"\n", b"\r\n"))
     assert main(["moments", "evaluate", str(files.predictions), str(files.annotations)]) == 0
 
 
-def test_files_with_windows_only_or_saliency_only_are_judged_by_what_they_have(files: Files) -> None:
+def test_files_with_only_windows_or_only_saliency_are_evaluated(files: Files) -> None:
     assert "HL-min-Fair" not in files.evaluate([prediction(pred_saliency_scores=...)], [annotation()])
     report = files.evaluate([prediction(pred_relevant_windows=...)], [annotation()])
     assert "full" not in report and "MR-full-mAP" not in report["brief"] and "HL-min-Fair" in report
 
 
-def test_annotations_without_saliency_leave_the_highlights_out(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_annotations_without_saliency_skip_highlight_metrics(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     bare = annotation(saliency_scores=..., relevant_clip_ids=...)
     assert "HL-min-Fair" not in files.evaluate([prediction()], [bare])
     assert "pred_saliency_scores are not evaluated" in caplog.text
@@ -122,22 +122,20 @@ def test_missing_and_unknown_queries_are_named(files: Files) -> None:
     assert "2 of 3 are not predicted (qid 1, 3)" in message and "1 of 2 are not annotated (qid 7)" in message
 
 
-def test_a_number_and_the_same_number_as_text_are_two_queries(files: Files) -> None:
+def test_an_integer_id_and_the_equal_text_id_are_different_queries(files: Files) -> None:
     assert "(qid 1), 1 of 1 are not annotated (qid '1')" in files.error([prediction("1")], [annotation(1)])
 
 
 @pytest.mark.parametrize("side", ["predictions", "annotations"])
-def test_a_query_twice_is_told_with_both_lines(files: Files, side: str) -> None:
-    predictions, annotations = [prediction(1), prediction(2)], [annotation(1), annotation(2)]
-    twice = {"predictions": predictions, "annotations": annotations}[side]
-    message = files.error(
-        *((predictions + twice[1:], annotations) if side == "predictions" else (predictions, annotations + twice[1:]))
-    )
+def test_a_duplicate_query_error_names_both_lines(files: Files, side: str) -> None:
+    rows = {"predictions": [prediction(1), prediction(2)], "annotations": [annotation(1), annotation(2)]}
+    rows[side] += rows[side][1:]
+    message = files.error(**rows)
     assert f"{side}.jsonl: line 3 (qid 2): query 2 is already on line 2" in message
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted"),
+    ("changes", "expected"),
     [
         ({"qid": ...}, "no qid; found only query, vid"),
         ({"qid": 1.5}, "qid is 1.5; expected an integer or a string"),
@@ -162,13 +160,13 @@ def test_a_query_twice_is_told_with_both_lines(files: Files, side: str) -> None:
         ({"pred_saliency_scores": [float("nan")]}, "pred_saliency_scores is NaN; expected a finite number"),
     ],
 )
-def test_a_wrong_prediction_is_told_by_line(files: Files, changes: dict[str, Any], wanted: str) -> None:
+def test_an_invalid_prediction_error_names_its_line(files: Files, changes: dict[str, Any], expected: str) -> None:
     message = files.error([prediction(2), prediction(**changes)], [annotation(1), annotation(2)])
-    assert f"{files.predictions}: line 2" in message and wanted in message
+    assert f"{files.predictions}: line 2" in message and expected in message
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted"),
+    ("changes", "expected"),
     [
         ({"duration": ...}, "no duration"),
         ({"duration": "long"}, "duration is 'long', a number of seconds was wanted"),
@@ -186,18 +184,18 @@ def test_a_wrong_prediction_is_told_by_line(files: Files, changes: dict[str, Any
         ({"saliency_scores": [[1, 2]] * 4}, "saliency_scores has [1, 2]; expected [rating 1, rating 2, rating 3]"),
     ],
 )
-def test_a_wrong_annotation_is_told_by_line(files: Files, changes: dict[str, Any], wanted: str) -> None:
+def test_an_invalid_annotation_error_names_its_line(files: Files, changes: dict[str, Any], expected: str) -> None:
     message = files.error([prediction(1), prediction(2)], [annotation(2), annotation(1, **changes)])
-    assert f"{files.annotations}: line 2 (qid 1): " in message and wanted in message
+    assert f"{files.annotations}: line 2 (qid 1): " in message and expected in message
 
 
-def test_lines_that_are_not_json_are_told_and_a_cut_file_is_not_taken_for_a_short_one(files: Files) -> None:
-    cut = json.dumps(prediction(2))[:40]
-    message = files.error([prediction(1), cut, "[1, 2]"], [annotation(1), annotation(2)])
+def test_truncated_lines_and_lines_without_a_json_object_are_errors(files: Files) -> None:
+    truncated = json.dumps(prediction(2))[:40]
+    message = files.error([prediction(1), truncated, "[1, 2]"], [annotation(1), annotation(2)])
     assert "line 2: not JSON" in message and "line 3: a JSON list, an object was wanted" in message
 
 
-def test_many_wrong_lines_are_counted(files: Files) -> None:
+def test_invalid_lines_after_the_fifth_are_counted(files: Files) -> None:
     bad = [prediction(number, vid=0) for number in range(9)]
     message = files.error(bad, [annotation(number) for number in range(9)])
     assert message.count("expected a string") == 5 and message.strip().endswith("and 4 more")
@@ -211,7 +209,7 @@ def test_a_window_outside_its_video_is_refused_unless_allowed(files: Files, wind
     assert files.evaluate(predictions, annotations, "--allow-outside")["brief"]["MR-full-R1@0.7"] in (0.0, 100.0)
 
 
-def test_a_window_to_the_end_of_a_video_that_decodes_a_little_longer_is_evaluated(files: Files) -> None:
+def test_a_window_slightly_past_the_annotated_duration_is_evaluated(files: Files) -> None:
     windows = [[0, 150.1, 1]]  # as exported from a video of 75 clips that holds 150.1 s
     report = files.evaluate([prediction(pred_relevant_windows=windows)], [annotation(duration=150)])
     assert report["brief"]["MR-full-R1@0.7"] in (0.0, 100.0)
@@ -222,26 +220,26 @@ def test_a_prediction_for_another_video_is_refused(files: Files) -> None:
     assert "qid 1: the predicted video is 'w', the annotated 'v'" in message
 
 
-def test_a_split_without_published_answers_is_told_as_such(files: Files) -> None:
-    # As the benchmark's test split: qid, query, duration, vid and nothing else.
-    test = {"qid": 1, "query": "A dog runs.", "duration": 20, "vid": "v"}
-    message = files.error([prediction()], [test])
+def test_annotations_without_published_answers_are_an_error_that_names_the_test_split(files: Files) -> None:
+    # The benchmark's test split has only qid, query, duration and vid.
+    unlabelled = {"qid": 1, "query": "A dog runs.", "duration": 20, "vid": "v"}
+    message = files.error([prediction()], [unlabelled])
     assert "found no relevant_windows (only qid, query, duration, vid)" in message and "test split" in message
 
 
-def test_some_queries_without_windows_are_told(files: Files) -> None:
+def test_predictions_without_windows_for_some_queries_are_an_error(files: Files) -> None:
     message = files.error([prediction(1), prediction(2, pred_relevant_windows=...)], [annotation(1), annotation(2)])
     assert "1 of 2 queries have no pred_relevant_windows: qid 2" in message
 
 
-def test_swapped_files_are_told(files: Files) -> None:
+def test_swapped_files_are_an_error(files: Files) -> None:
     message = files.error([annotation()], [prediction()])
     names = "qid, query, duration, vid, relevant_windows"
     assert f"found neither pred_relevant_windows nor pred_saliency_scores (only {names}" in message
     assert "found no relevant_windows (only qid, query, vid, pred_" in files.error([prediction()], [prediction()])
 
 
-def test_a_missing_or_empty_file_is_told(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_or_empty_file_is_an_error(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "the file is empty" in files.error([], [annotation()])
     assert main(["moments", "evaluate", str(tmp_path / "none.jsonl"), str(files.annotations)]) == 1
     assert "none.jsonl: cannot be read" in capsys.readouterr().err

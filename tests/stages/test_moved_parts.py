@@ -1,4 +1,4 @@
-"""Parts of the pool know whose frames they hold: moved, copied or swapped, they are an error, never other numbers."""
+"""Pool parts record whose frames they hold: a moved, copied or swapped part is an error, never wrong data."""
 
 import shutil
 from collections.abc import Callable
@@ -44,16 +44,16 @@ def copy_over(store: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def swap_prefixes(store: Path) -> list[Path]:
-    found = keys(store, "extract_features")
-    swap(found[0].parent, found[-1].parent)
-    return [found[0].parent, found[-1].parent]
+    folders = keys(store, "extract_features")
+    swap(folders[0].parent, folders[-1].parent)
+    return [folders[0].parent, folders[-1].parent]
 
 
 def copy_from_another_space(store: Path) -> list[Path]:
     space = keys(store, "extract_features")[0].parents[1]
     other = space.with_name("extract_features-v2-00000000000000000000")
     for path in shutil.copytree(space, other).rglob("*"):
-        if path.suffix == ".json":  # as if another encoder had made them
+        if path.suffix == ".json":  # as if written by another encoder
             write_note(path, read_note(path) | {"space": other.name})
         elif path.suffix == ".h5":
             with h5py.File(path, "a") as file:
@@ -72,21 +72,18 @@ MOVES: dict[str, Callable[[Path], list[Path]]] = {
 
 
 @pytest.mark.parametrize("move", list(MOVES))
-def test_moved_parts_are_an_error_that_names_the_file_and_are_made_again_where_they_were(
+def test_moved_parts_are_an_error_that_names_the_file_and_are_rebuilt_in_place(
     move: str, store: Path, demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(store)
     moved = MOVES[move](store)
     assert sevila("run", demo, store, *OTHER_SCORES) == 1
-    said = capsys.readouterr().err
-    assert (
-        str(store / "pool") in said
-        and ("expected those of" in said or "gone from the pool" in said)
-        and "--drop" in said
-    )
+    error = capsys.readouterr().err
+    assert str(store / "pool") in error and "--drop" in error
+    assert "expected those of" in error or "gone from the pool" in error
     assert verify(store) == 1
-    said = capsys.readouterr().out
-    assert all(str(folder) in said for folder in moved)
+    output = capsys.readouterr().out
+    assert all(str(folder) in output for folder in moved)
     others = store / "pool" / "extract_features-v2-00000000000000000000"
     shutil.rmtree(others, ignore_errors=True)
     assert verify(store, "--drop") == 0

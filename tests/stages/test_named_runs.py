@@ -1,4 +1,4 @@
-"""`--name` and `sevila runs` on the small world: what a name pins, and what is told of it."""
+"""`--name` and `sevila runs` on the small world: what a name pins, and how named runs are shown and compared."""
 
 import json
 import os
@@ -18,13 +18,13 @@ from stages.answer_questions import Answers
 from tests.stages.runs import UNIFORM, edited, sevila
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+def read_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     capsys.readouterr()
     assert main([*arguments, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_name_pins_what_the_run_reused_too(named: Path) -> None:
+def test_a_name_also_pins_reused_artifacts(named: Path) -> None:
     baseline, uniform = (named_run(Store(named), name) for name in ("baseline", "uniform"))
     assert {pin.id for pin in baseline.artifacts} | {pin.id for pin in uniform.artifacts} == set(Store(named))
     stages = [pin.stage for pin in uniform.artifacts]
@@ -32,8 +32,8 @@ def test_a_name_pins_what_the_run_reused_too(named: Path) -> None:
     assert (baseline.status, baseline.settings["select_keyframes"]["method"]) == ("finished", "localizer")
 
 
-def test_runs_are_listed_with_their_headline(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = told(capsys, "runs", "--store", str(named))
+def test_runs_are_listed_with_their_headline_metric(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = read_json(capsys, "runs", "--store", str(named))
     assert [line["name"] for line in lines] == ["baseline", "uniform"]
     assert all(line["headline"].endswith("% right") and line["n_missing"] == 0 for line in lines)
     assert main(["runs", "--store", str(named)]) == 0
@@ -42,28 +42,26 @@ def test_runs_are_listed_with_their_headline(named: Path, capsys: pytest.Capture
     assert "select_keyframes.method = 'uniform'" in capsys.readouterr().out
 
 
-def test_the_store_may_be_named_before_the_subcommand(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_store_option_is_accepted_before_the_subcommand(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "--store", str(named), "show", "uniform"]) == 0
 
 
-def test_two_runs_are_compared_by_settings_and_answers(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = told(capsys, "compare", "baseline", "uniform", "--store", str(named))
-    assert found["differences"] == ["select_keyframes.method: localizer -> uniform"]
-    assert [row["n_questions"] for row in found["rows"]] == [30]
+def test_compare_lists_differing_settings_and_compares_answers(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    comparison = read_json(capsys, "compare", "baseline", "uniform", "--store", str(named))
+    assert comparison["differences"] == ["select_keyframes.method: localizer -> uniform"]
+    assert [row["n_questions"] for row in comparison["rows"]] == [30]
 
 
-def test_answers_of_a_named_run_are_printed_and_another_command_says_that_the_name_is_a_runs(
-    named: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_answers_accepts_a_run_name_and_cache_show_refuses_it(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
     id = next(pin.id for pin in named_run(Store(named), "uniform").artifacts if pin.stage == "answer_questions")
-    assert told(capsys, "answers", "uniform", "--store", str(named)) == told(
+    assert read_json(capsys, "answers", "uniform", "--store", str(named)) == read_json(
         capsys, "answers", id, "--store", str(named)
     )
     assert main(["cache", "show", "uniform", "--store", str(named)]) == 1
     assert "'uniform' is a run, not an artifact; `sevila runs show uniform`" in capsys.readouterr().err
 
 
-def test_answers_of_a_run_that_answered_in_several_settings_are_named_by_their_ids(named: Path) -> None:
+def test_a_run_with_answers_of_several_settings_is_an_error_that_lists_their_ids(named: Path) -> None:
     store = Store(named)
     ids = [
         next(pin.id for pin in named_run(store, name).artifacts if pin.stage == "answer_questions")
@@ -79,42 +77,42 @@ def test_answers_of_a_run_that_answered_in_several_settings_are_named_by_their_i
         remove_name(store, "both")
 
 
-def test_runs_of_one_setting_are_compared_question_by_question_and_a_name_with_an_id(
-    named: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_accepts_run_names_and_artifact_ids(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["compare", "baseline", "uniform", "--store", str(named)]) == 0
     text = capsys.readouterr().out
     assert "select_keyframes.method: localizer -> uniform" in text and "questions changed" in text
     ids = [pin.id for pin in named_run(Store(named), "uniform").artifacts if pin.stage == "answer_questions"]
-    mixed = told(capsys, "compare", "baseline", *ids, "--store", str(named))
+    mixed = read_json(capsys, "compare", "baseline", *ids, "--store", str(named))
     assert [row["n_questions"] for row in mixed["rows"]] == [30]
-    by_question = told(capsys, "compare", "baseline", "uniform", "--bootstrap", "question", "--store", str(named))
+    by_question = read_json(capsys, "compare", "baseline", "uniform", "--bootstrap", "question", "--store", str(named))
     assert by_question["bootstrap"] == "question" and mixed["bootstrap"] == "video"
     assert main(["compare", "baseline", "nobody", "--store", str(named)]) == 1
     assert "nobody" in capsys.readouterr().err
 
 
-def test_a_name_stands_for_one_recipe_until_it_is_replaced(
+def test_a_name_keeps_its_settings_until_it_is_replaced(
     named: Path, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Path(shutil.copytree(named, tmp_path / "store"))
-    assert sevila("run", demo, store, "--name", "baseline") == 0  # the same again
+    assert sevila("run", demo, store, "--name", "baseline") == 0  # equal settings
     assert sevila("run", demo, store, "--name", "baseline", *UNIFORM) == 1
-    said = capsys.readouterr().err
-    assert "select_keyframes.method: localizer -> uniform" in said and "--replace" in said
+    error = capsys.readouterr().err
+    assert "select_keyframes.method: localizer -> uniform" in error and "--replace" in error
     assert sevila("run", demo, store, "--name", "baseline", "--replace", *UNIFORM) == 0
-    found = named_run(Store(store), "baseline")
-    assert found.artifacts == named_run(Store(store), "uniform").artifacts
+    run = named_run(Store(store), "baseline")
+    assert run.artifacts == named_run(Store(store), "uniform").artifacts
 
 
 @pytest.mark.parametrize("name", ["../x", ".hidden", "a/b", "x" * 65, "ä", "a b", "a\n"])
-def test_what_could_leave_the_folder_is_no_name(finished: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_could_leave_the_folder_are_refused(
+    finished: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["runs", "show", name, "--store", str(finished)]) == 1
     assert "cannot name a run" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_keeps_what_it_has_made_pinned(demo: Path, tmp_path: Path) -> None:
+def test_a_failed_run_keeps_its_artifacts_pinned(demo: Path, tmp_path: Path) -> None:
     broken = edited(demo, tmp_path / "demo", lambda rows: [row | {"answer": ""} for row in rows])
     (broken / "tiny-blip2" / "model.safetensors").write_bytes(b"no weights")
     assert sevila("run", broken, tmp_path / "store", "--name", "x") == 1
@@ -122,7 +120,7 @@ def test_a_run_that_fails_keeps_what_it_has_made_pinned(demo: Path, tmp_path: Pa
     assert run.status == "failed" and run.artifacts
 
 
-def test_a_killed_run_keeps_what_it_has_made_pinned(named: Path, tmp_path: Path) -> None:
+def test_a_killed_run_keeps_its_artifacts_pinned(named: Path, tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pinning(store, "x", "r", {}, []) as pins:
         pins.add("made-v1-0", "made", "")
@@ -136,7 +134,7 @@ def test_a_killed_run_keeps_what_it_has_made_pinned(named: Path, tmp_path: Path)
     assert run.status == "running" and [pin.id for pin in run.artifacts] == ["made-v1-1", "made-v1-0"]
 
 
-def test_a_damaged_name_is_told_and_can_be_given_up(
+def test_a_damaged_name_is_an_error_and_can_be_removed(
     named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Path(shutil.copytree(named, tmp_path / "store"))

@@ -31,29 +31,27 @@ def reader(answerer: Answerer, readout: Readout) -> OptionReader:
     return OptionReader(answerer, "multiple_choice", readout, batch_tokens=500, forced=False)
 
 
-def asked_about(question_id: str, options: Sequence[str]) -> Question:
+def make_question(question_id: str, options: Sequence[str]) -> Question:
     return Question(question_id, "video", "which?", tuple(options), None, "", None, None)
 
 
-def test_more_options_than_letters_are_refused_for_letters_only(answerer: Answerer) -> None:
-    question = asked_about("1", OPTIONS)
+def test_only_the_letter_readout_refuses_more_options_than_letters(answerer: Answerer) -> None:
+    question = make_question("1", OPTIONS)
     assert reader(answerer, "letter").refusal(question).startswith("too_many_options: ")
-    texts = reader(answerer, "text_per_token")
-    assert texts.refusal(question) == ""
-    asked = texts.prepare([question])
-    said = texts.ask(torch.zeros(1, 1, 4, 32), asked, single_frame_prefixes())
-    (found,) = texts.values(said.numpy(), asked)
-    assert found.values.shape == (28,) and found.first_token_id is None
+    text_reader = reader(answerer, "text_per_token")
+    assert text_reader.refusal(question) == ""
+    prepared = text_reader.prepare([question])
+    logits = text_reader.ask(torch.zeros(1, 1, 4, 32), prepared, single_frame_prefixes())
+    (readings,) = text_reader.values(logits.numpy(), prepared)
+    assert readings.values.shape == (28,) and readings.first_token_id is None
 
 
 @pytest.mark.parametrize("readout", ["letter", "text", "text_per_token"])
-def test_values_that_are_not_finite_are_the_problem_of_their_question_alone(
-    answerer: Answerer, readout: Readout
-) -> None:
-    question = asked_about("dog#7", OPTIONS[:3])
-    asking = reader(answerer, readout)
+def test_non_finite_values_are_a_problem_of_their_question_only(answerer: Answerer, readout: Readout) -> None:
+    question = make_question("dog#7", OPTIONS[:3])
+    option_reader = reader(answerer, readout)
     visual = torch.zeros(2, 1, 4, 32)
     visual[1] = np.nan
-    asked = asking.prepare([question] * 2)
-    good, bad = asking.values(asking.ask(visual, asked, single_frame_prefixes()).numpy(), asked)
+    prepared = option_reader.prepare([question] * 2)
+    good, bad = option_reader.values(option_reader.ask(visual, prepared, single_frame_prefixes()).numpy(), prepared)
     assert good.problem_of() == "" and bad.problem_of().startswith("not_finite_answers: the Answerer gave [nan")

@@ -1,8 +1,7 @@
-"""Other scorers in the Localizer's place, selectors that compare vectors, and prompts of one's own: in a chain."""
+"""Chains with other scorers than the Localizer, selectors that compare vectors, and custom prompts."""
 
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,12 @@ from stages.embed_frames import Embeddings
 from stages.extract_features import Features
 from stages.score_frames import FrameScores
 from tests.stages.runs import artifact, records, sevila
+from tests.stages.test_out_of_memory import with_memory_for
 from tests.tiny_scorers import write_tiny_embedder, write_tiny_matcher
 
 
 @pytest.fixture(scope="module")
-def own(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(finished, tmp_path_factory.mktemp("scorers") / "store"))
 
 
@@ -41,13 +41,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def scored_by(models: Path, kind: str, *settings: str) -> list[str]:
+def set_words(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def scorer_words(models: Path, kind: str, *settings: str) -> list[str]:
     stage, scorer = ("import_matcher", "itm") if kind == "itm" else ("import_embedder", "clip")
     changes = [f"chain.scorer={scorer}", f"{stage}.weights={kind}", *settings]
-    return [*(word for each in changes for word in ("--set", each)), "--weights", f"{kind}={models / kind}"]
+    return [*set_words(*changes), "--weights", f"{kind}={models / kind}"]
 
 
-def of_last_run(store: Path) -> tuple[FrameScores, dict[str, Question]]:
+def newest_scores(store: Path) -> tuple[FrameScores, dict[str, Question]]:
     """The scores by which the newest keyframes were chosen, and the questions."""
     keyframes = artifact(store, "keyframes").record
     questions = artifact(store, "questions").questions()
@@ -61,74 +65,68 @@ def pixels_of(store: Path, question: Question) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_a_chain_chooses_by_cosines_of_question_and_frame(kind: str, demo: Path, own: Path, models: Path) -> None:
-    assert sevila("run", demo, own, *scored_by(models, kind)) == 0
-    scores, questions = of_last_run(own)
+def test_similarity_scores_are_cosines_of_question_and_frame(kind: str, demo: Path, shared: Path, models: Path) -> None:
+    assert sevila("run", demo, shared, *scorer_words(models, kind)) == 0
+    scores, questions = newest_scores(shared)
     by_question = scores.by_question()
     assert len(by_question.where) == 24 and not by_question.failed
     embedder = load_embedder(models / kind, torch.float32, "cpu")
     for id in list(by_question.where)[::7]:
         vector = embedder.of_texts([questions[id].question])[0][0]
-        wanted = (embedder.of_frames(pixels_of(own, questions[id])) @ vector).numpy()
+        expected = (embedder.of_frames(pixels_of(shared, questions[id])) @ vector).numpy()
         for rank_by in ("logit_yes", "probability_yes", "yes_versus_no"):
-            assert np.allclose(by_question.ranking(rank_by)[id], wanted, atol=1e-5)
-        assert wanted.std() > 1e-3  # frames differ
-    answers = artifact(own, "answers").rows("answers")
+            assert np.allclose(by_question.ranking(rank_by)[id], expected, atol=1e-5)
+        assert expected.std() > 1e-3  # frames differ
+    answers = artifact(shared, "answers").rows("answers")
     assert [row["status"] for row in answers].count("ok") == 24
 
 
-def test_texts_for_which_memory_does_not_suffice_are_embedded_in_smaller_batches(
+def test_texts_are_embedded_in_smaller_batches_when_memory_runs_out(
     demo: Path,
-    own: Path,
+    shared: Path,
     models: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    store = Path(shutil.copytree(own, tmp_path / "store"))
+    store = Path(shutil.copytree(shared, tmp_path / "store"))
     template = "score_by_similarity.template={options} {question}"
-    whole = Embedder.of_texts
-
-    def of_texts(self: Embedder, texts: Sequence[str]) -> Any:
-        if len(texts) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return whole(self, texts)
-
-    assert sevila("run", demo, own, *scored_by(models, "clip", template)) == 0
-    monkeypatch.setattr(Embedder, "of_texts", of_texts)
+    assert sevila("run", demo, shared, *scorer_words(models, "clip", template)) == 0
+    monkeypatch.setattr(Embedder, "of_texts", with_memory_for(3, Embedder.of_texts))
     with caplog.at_level(logging.WARNING, "sevila"):
-        assert sevila("run", demo, store, *scored_by(models, "clip", template)) == 0
+        assert sevila("run", demo, store, *scorer_words(models, "clip", template)) == 0
     assert any(message.startswith("score_by_similarity: out of memory with ") for message in caplog.messages)
-    wanted, found = (of_last_run(each)[0].columns("frame_scores", "question_id", "logit_yes") for each in (own, store))
-    assert found["question_id"].tolist() == wanted["question_id"].tolist()
-    assert np.allclose(found["logit_yes"], wanted["logit_yes"], atol=1e-5)
+    scores = [newest_scores(each)[0] for each in (shared, store)]
+    expected, limited = (each.columns("frame_scores", "question_id", "logit_yes") for each in scores)
+    assert limited["question_id"].tolist() == expected["question_id"].tolist()
+    assert np.allclose(limited["logit_yes"], expected["logit_yes"], atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "owner", "name"), [("clip", Embedder, "of_texts"), ("itm", Matcher, "score")])
-def test_a_question_without_finite_scores_is_counted_and_where_all_are_without_the_run_stops_and_says_so(
+def test_a_question_without_finite_scores_is_counted_and_a_run_without_any_stops(
     kind: str,
     owner: type,
     name: str,
     demo: Path,
-    own: Path,
+    shared: Path,
     models: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole, broken = getattr(owner, name), slice(0, 1)
+    original, broken = getattr(owner, name), slice(0, 1)
 
     def without_numbers(self: Any, *inputs: Any) -> Any:
-        out = whole(self, *inputs)
+        out = original(self, *inputs)
         (out[0] if kind == "clip" else out)[broken] = torch.nan
         return out
 
     monkeypatch.setattr(owner, name, torch.no_grad()(without_numbers))
     stage = "score_by_similarity" if kind == "clip" else "score_by_matching"
-    in_one_batch = ("--batch-tokens", "16384")  # of which the first row is broken
-    words = (*scored_by(models, kind, f"{stage}.template=one {{question}}"), *in_one_batch)
-    assert sevila("run", demo, Path(shutil.copytree(own, tmp_path / "one")), *words) == 0
-    assert of_last_run(tmp_path / "one")[0].record.dropped == {SCORES: 1}
+    in_one_batch = ("--batch-tokens", "16384")  # its first row is broken
+    words = (*scorer_words(models, kind, f"{stage}.template=one {{question}}"), *in_one_batch)
+    assert sevila("run", demo, Path(shutil.copytree(shared, tmp_path / "one")), *words) == 0
+    assert newest_scores(tmp_path / "one")[0].record.dropped == {SCORES: 1}
     broken = slice(None)
     capsys.readouterr()
     for _ in range(2):
@@ -136,73 +134,74 @@ def test_a_question_without_finite_scores_is_counted_and_where_all_are_without_t
         assert "gave no question finite scores" in capsys.readouterr().err
 
 
-def test_what_already_is_float32_is_not_advised_to_become_it(
+def test_float32_is_suggested_only_for_other_precisions(
     demo: Path,
-    own: Path,
+    shared: Path,
     models: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole = Embedder.of_frames
-    monkeypatch.setattr(Embedder, "of_frames", torch.no_grad()(lambda *given: whole(*given).fill_(torch.inf)))
-    words = scored_by(models, "siglip", "sample_frames.frames=5")  # which no other test has embedded
+    original = Embedder.of_frames
+    monkeypatch.setattr(Embedder, "of_frames", torch.no_grad()(lambda *given: original(*given).fill_(torch.inf)))
+    words = scorer_words(models, "siglip", "sample_frames.frames=5")  # no other test embeds these frames
     for precision, advice in (("float32", "the weights are damaged"), ("bfloat16", "set precision to float32")):
-        store = Path(shutil.copytree(own, tmp_path / precision))
+        store = Path(shutil.copytree(shared, tmp_path / precision))
         assert sevila("run", demo, store, *words, "--set", f"embed_frames.precision={precision}") == 1
-        said = capsys.readouterr().err
-        assert "values that float32 cannot hold, for every video" in said and advice in said
-        assert ("set precision" in said) == (precision != "float32")
+        error = capsys.readouterr().err
+        assert "values that float32 cannot hold, for every video" in error and advice in error
+        assert ("set precision" in error) == (precision != "float32")
 
 
-def test_a_chain_chooses_by_image_text_matching(demo: Path, own: Path, models: Path) -> None:
-    assert sevila("run", demo, own, *scored_by(models, "itm", "score_by_matching.template={question} {options}")) == 0
-    scores, questions = of_last_run(own)
+def test_matching_scores_are_the_logits_of_the_matcher(demo: Path, shared: Path, models: Path) -> None:
+    template = "score_by_matching.template={question} {options}"
+    assert sevila("run", demo, shared, *scorer_words(models, "itm", template)) == 0
+    scores, questions = newest_scores(shared)
     assert scores.record.stage == "score_by_matching"
     table = scores.columns("frame_scores", "question_id", "logit_yes", "logit_no", "probability_yes")
     matcher = load_matcher(models / "itm", "cpu")
     id = table["question_id"][0]
     text = f"{questions[id].question} {' '.join(questions[id].options)}"
-    features = artifact(own, "features")  # the newest are the matcher's
+    features = artifact(shared, "features")  # the newest are the matcher's
     visual = matcher.visual(torch.from_numpy(features.open().read(questions[id].video_id, slice(None)).copy()))
-    clip = artifact(own, "frames").clips()[questions[id].video_id, questions[id].clip_id]
-    wanted = matcher.score(visual[clip["row"].tolist()], matcher.tokenize([text])[0] * len(clip["row"]))
+    clip = artifact(shared, "frames").clips()[questions[id].video_id, questions[id].clip_id]
+    expected = matcher.score(visual[clip["row"].tolist()], matcher.tokenize([text])[0] * len(clip["row"]))
     of_question = table["question_id"] == id
-    assert np.allclose(table["logit_yes"][of_question], wanted[:, 1], atol=1e-4)
-    assert np.allclose(table["logit_no"][of_question], wanted[:, 0], atol=1e-4)
-    assert np.allclose(table["probability_yes"][of_question], wanted.softmax(dim=1)[:, 1], atol=1e-4)
+    assert np.allclose(table["logit_yes"][of_question], expected[:, 1], atol=1e-4)
+    assert np.allclose(table["logit_no"][of_question], expected[:, 0], atol=1e-4)
+    assert np.allclose(table["probability_yes"][of_question], expected.softmax(dim=1)[:, 1], atol=1e-4)
 
 
-def test_another_question_text_embeds_no_frame_again(demo: Path, own: Path, models: Path) -> None:
-    assert sevila("run", demo, own, *scored_by(models, "clip")) == 0
-    before = records(own)
+def test_another_text_template_reuses_frame_embeddings(demo: Path, shared: Path, models: Path) -> None:
+    assert sevila("run", demo, shared, *scorer_words(models, "clip")) == 0
+    before = records(shared)
     more = ("select_keyframes.k=2", "score_by_similarity.template={question} {options}")
-    assert sevila("run", demo, own, *scored_by(models, "clip", *more)) == 0
-    new = {record.stage for id, record in records(own).items() if id not in before}
+    assert sevila("run", demo, shared, *scorer_words(models, "clip", *more)) == 0
+    new = {record.stage for id, record in records(shared).items() if id not in before}
     assert new == {"score_by_similarity", "select_keyframes", "answer_questions", "evaluate"}
 
 
 @pytest.mark.parametrize("selector", ["mdp3", "dpp", "mmr"])
-def test_selectors_compare_the_vectors_of_the_scorer_that_has_some(
-    selector: str, demo: Path, own: Path, models: Path
+def test_vector_selectors_read_the_embeddings_of_the_scorer(
+    selector: str, demo: Path, shared: Path, models: Path
 ) -> None:
-    assert sevila("run", demo, own, *scored_by(models, "clip", f"select_keyframes.selector={selector}")) == 0
-    record = artifact(own, "keyframes").record
-    embeddings = Embeddings(Store(own), record.inputs["vectors"])
-    scores, _ = of_last_run(own)
-    check_selection(own, selector, scores, lambda video: embeddings.open().read(video, slice(None)))
+    assert sevila("run", demo, shared, *scorer_words(models, "clip", f"select_keyframes.selector={selector}")) == 0
+    record = artifact(shared, "keyframes").record
+    embeddings = Embeddings(Store(shared), record.inputs["vectors"])
+    scores, _ = newest_scores(shared)
+    check_selection(shared, selector, scores, lambda video: embeddings.open().read(video, slice(None)))
 
 
-def test_selectors_compare_means_of_features_where_the_localizer_scores(demo: Path, own: Path) -> None:
-    assert sevila("run", demo, own, "--set", "select_keyframes.selector=mmr", "--set", "select_keyframes.k=3") == 0
-    features = Features(Store(own), artifact(own, "keyframes").record.inputs["vectors"])
-    scores, _ = of_last_run(own)
+def test_vector_selectors_read_mean_features_when_the_localizer_scores(demo: Path, shared: Path) -> None:
+    assert sevila("run", demo, shared, "--set", "select_keyframes.selector=mmr", "--set", "select_keyframes.k=3") == 0
+    features = Features(Store(shared), artifact(shared, "keyframes").record.inputs["vectors"])
+    scores, _ = newest_scores(shared)
 
     def vectors_of(video: str) -> np.ndarray:
         means: np.ndarray = features.open().read(video, slice(None)).astype(np.float32).mean(axis=1)
         return means
 
-    check_selection(own, "mmr", scores, vectors_of)
+    check_selection(shared, "mmr", scores, vectors_of)
 
 
 def check_selection(store: Path, selector: str, scores: FrameScores, vectors_of: Any) -> None:
@@ -214,35 +213,31 @@ def check_selection(store: Path, selector: str, scores: FrameScores, vectors_of:
         clip = clips[row["video_id"], row["clip_id"]]
         vectors = vectors_of(row["video_id"])[clip["row"]]
         candidates = Candidates.of(scores=values[row["question_id"]], vectors=vectors)
-        wanted = selector_named(selector)(candidates, keyframes.record.config["k"])
-        assert row["positions"] == wanted.tolist()
+        expected = selector_named(selector)(candidates, keyframes.record.config["k"])
+        assert row["positions"] == expected.tolist()
 
 
-def test_a_prompt_of_ones_own_that_says_the_same_scores_the_same(demo: Path, own: Path) -> None:
+def test_a_custom_prompt_with_the_default_text_gives_the_default_scores(demo: Path, shared: Path) -> None:
     template = (
         "Question: {question} Options: ({options} ) Does the information within the frame provide the necessary details to "
         "accurately answer the given question?"
     )
-    by_localizer = (id for id, each in records(own).items() if each.stage == "score_frames")
-    finished = FrameScores(Store(own), next(by_localizer))
+    by_localizer = (id for id, each in records(shared).items() if each.stage == "score_frames")
+    default = FrameScores(Store(shared), next(by_localizer))
     words = ("--set", "score_frames.prompt=custom", "--set")
-    assert sevila("stage", demo, own, "score_frames", *words, f"score_frames.template={template}") == 0
-    same = artifact(own, "frame_scores")
-    assert same.id != finished.id and same.record.config["template"] == template
-    column = "logit_yes"
-    assert np.array_equal(
-        same.columns("frame_scores", column)[column], finished.columns("frame_scores", column)[column]
-    )
-    assert sevila("stage", demo, own, "score_frames", *words, "score_frames.template=Is {question} answered here?") == 0
-    other = artifact(own, "frame_scores")
-    assert not np.array_equal(
-        other.columns("frame_scores", column)[column], finished.columns("frame_scores", column)[column]
-    )
+    assert sevila("stage", demo, shared, "score_frames", *words, f"score_frames.template={template}") == 0
+    same = artifact(shared, "frame_scores")
+    assert same.id != default.id and same.record.config["template"] == template
+    other_template = "score_frames.template=Is {question} answered here?"
+    assert sevila("stage", demo, shared, "score_frames", *words, other_template) == 0
+    artifacts = (default, same, artifact(shared, "frame_scores"))
+    logits = [scores.columns("frame_scores", "logit_yes")["logit_yes"] for scores in artifacts]
+    assert np.array_equal(logits[0], logits[1]) and not np.array_equal(logits[0], logits[2])
 
 
 @pytest.fixture(scope="module")
-def spoken(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the demo in whose videos, but for two, something is said after a second."""
+def subtitled(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the demo with subtitles from 1 s on for all but two videos."""
     folder = Path(shutil.copytree(demo, tmp_path_factory.mktemp("spoken") / "demo"))
     (folder / "subtitles").mkdir()
     for video in sorted((folder / "videos").iterdir())[2:]:
@@ -251,81 +246,80 @@ def spoken(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def said_at(store: Path, table: dict[str, np.ndarray]) -> np.ndarray:
-    """What is said at the frame of each row."""
+def subtitles_at(store: Path, table: dict[str, np.ndarray]) -> np.ndarray:
+    """The subtitle shown at the frame of each row, empty without one."""
     cues = artifact(store, "questions").subtitles()
     rows = zip(table["video_id"], table["seconds"], strict=True)
     return np.array([cues[video].shown_at(seconds) if video in cues else "" for video, seconds in rows])
 
 
-SAID = ("list_questions.subtitles=true", "score_frames.prompt=custom")
+SUBTITLED = ("list_questions.subtitles=true", "score_frames.prompt=custom")
 
 
-def test_what_is_said_at_a_frame_is_part_of_what_its_vector_is_compared_with(
-    spoken: Path, own: Path, models: Path
-) -> None:
-    before = {record.stage for record in records(own).values()}
+def test_the_similarity_template_includes_subtitles_of_each_frame(subtitled: Path, shared: Path, models: Path) -> None:
+    before = {record.stage for record in records(shared).values()}
     template = "score_by_similarity.template={question} {subtitles}"
-    assert sevila("run", spoken, own, *scored_by(models, "clip", SAID[0], template)) == 0
-    scores, questions = of_last_run(own)
+    assert sevila("run", subtitled, shared, *scorer_words(models, "clip", SUBTITLED[0], template)) == 0
+    scores, questions = newest_scores(shared)
     table = scores.columns("frame_scores", "question_id", "video_id", "position", "seconds", "logit_yes")
-    shown = said_at(own, table)
+    shown = subtitles_at(shared, table)
     assert 0 < np.count_nonzero(shown == "") < len(shown) and "sample_frames" in before
-    assert sum(record.stage == "sample_frames" for record in records(own).values()) == 1  # the videos are the same
+    assert sum(record.stage == "sample_frames" for record in records(shared).values()) == 1  # the videos are the same
     embedder = load_embedder(models / "clip", torch.float32, "cpu")
     for row in range(0, len(shown), 37):
         question = questions[table["question_id"][row]]
         vector = embedder.of_texts([f"{question.question} {shown[row]}"])[0][0]
-        frame = embedder.of_frames(pixels_of(own, question)[table["position"][row], None])[0]
+        frame = embedder.of_frames(pixels_of(shared, question)[table["position"][row], None])[0]
         assert np.isclose(table["logit_yes"][row], float(frame @ vector), atol=1e-5)
 
 
-def test_matching_reads_what_is_said_at_a_frame(spoken: Path, own: Path, models: Path) -> None:
+def test_the_matching_template_includes_subtitles_of_each_frame(subtitled: Path, shared: Path, models: Path) -> None:
     template = "score_by_matching.template={subtitles} {question}"  # the tiny model reads few letters
-    assert sevila("run", spoken, own, *scored_by(models, "itm", SAID[0], template)) == 0
-    scores, questions = of_last_run(own)
+    assert sevila("run", subtitled, shared, *scorer_words(models, "itm", SUBTITLED[0], template)) == 0
+    scores, questions = newest_scores(shared)
     assert scores.record.stage == "score_by_matching"
     columns = ("question_id", "video_id", "position", "seconds", "logit_yes", "logit_no")
     table = scores.columns("frame_scores", *columns)
-    shown, matcher = said_at(own, table), load_matcher(models / "itm", "cpu")
+    shown, matcher = subtitles_at(shared, table), load_matcher(models / "itm", "cpu")
     assert 0 < np.count_nonzero(shown == "") < len(shown)
-    features, clips = artifact(own, "features").open(), artifact(own, "frames").clips()  # the newest are the matcher's
-    apart = []
+    features = artifact(shared, "features").open()  # the newest are the matcher's
+    clips = artifact(shared, "frames").clips()
+    differences = []
     for row in range(0, len(shown), 37):
         question = questions[table["question_id"][row]]
         stored = clips[question.video_id, question.clip_id]["row"][table["position"][row], None]
         visual = matcher.visual(torch.from_numpy(features.read(question.video_id, stored).copy()))
-        texts = [f"{words} {question.question}" for words in (shown[row], "other words")]
+        texts = [f"{subtitle} {question.question}" for subtitle in (shown[row], "other words")]
         no, yes = matcher.score(visual.expand(2, -1, -1), matcher.tokenize(texts)[0]).unbind(dim=1)
         assert np.isclose(table["logit_yes"][row], float(yes[0]), atol=1e-4)
         assert np.isclose(table["logit_no"][row], float(no[0]), atol=1e-4)
-        apart.append(abs(float(yes[0] - yes[1])))
-    assert max(apart) > 1e-3  # the texts count
+        differences.append(abs(float(yes[0] - yes[1])))
+    assert max(differences) > 1e-3  # the texts count
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_the_localizer_reads_what_is_said_at_a_frame_and_scores_silent_ones_as_without(
-    at_once: int, spoken: Path, own: Path
+def test_the_localizer_template_includes_subtitles_and_keeps_scores_of_frames_without(
+    at_once: int, subtitled: Path, shared: Path
 ) -> None:
     columns = []
     for template in ("Is {question} answered here?{subtitles}", "Is {question} answered here?"):
-        settings = (*SAID, f"score_frames.template={template}", f"score_frames.frames_at_once={at_once}")
-        assert sevila("run", spoken, own, *(word for each in settings for word in ("--set", each))) == 0
-        scores, _ = of_last_run(own)
+        settings = (*SUBTITLED, f"score_frames.template={template}", f"score_frames.frames_at_once={at_once}")
+        assert sevila("run", subtitled, shared, *set_words(*settings)) == 0
+        scores, _ = newest_scores(shared)
         columns.append(scores.columns("frame_scores", "question_id", "video_id", "position", "seconds", "logit_yes"))
-    spoken_to, silent = columns
-    assert np.array_equal(spoken_to["question_id"], silent["question_id"])
-    first = spoken_to["position"] // at_once * at_once  # of its stretch, whose subtitles count
-    texts = said_at(own, spoken_to)[np.arange(len(first)) - spoken_to["position"] + first]
-    assert np.allclose(spoken_to["logit_yes"][texts == ""], silent["logit_yes"][texts == ""], atol=1e-5)
-    assert np.abs(spoken_to["logit_yes"] - silent["logit_yes"])[texts != ""].min() > 1e-5
+    with_text, without_text = columns
+    assert np.array_equal(with_text["question_id"], without_text["question_id"])
+    first = with_text["position"] // at_once * at_once  # of its stretch, whose subtitles are used
+    texts = subtitles_at(shared, with_text)[np.arange(len(first)) - with_text["position"] + first]
+    assert np.allclose(with_text["logit_yes"][texts == ""], without_text["logit_yes"][texts == ""], atol=1e-5)
+    assert np.abs(with_text["logit_yes"] - without_text["logit_yes"])[texts != ""].min() > 1e-5
 
 
-def test_a_template_with_subtitles_of_questions_without_is_refused_before_anything_is_read(
-    demo: Path, own: Path, capsys: pytest.CaptureFixture[str]
+def test_a_subtitle_template_without_subtitles_is_refused_by_plan(
+    demo: Path, shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ("score_frames.prompt=custom", "score_frames.template={question} {subtitles}")
-    assert sevila("plan", demo, own, *(word for each in settings for word in ("--set", each))) == 1
+    assert sevila("plan", demo, shared, *set_words(*settings)) == 1
     assert "--set list_questions.subtitles=true" in capsys.readouterr().err
 
 
@@ -342,24 +336,24 @@ def test_a_template_with_subtitles_of_questions_without_is_refused_before_anythi
         (["score_by_similarity.template=a cat"], "all questions would be the same"),
     ],
 )
-def test_a_template_or_scorer_that_cannot_be_meant_is_one_error(settings: list[str], message: str) -> None:
+def test_an_invalid_template_is_an_error(settings: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load("plain", STAGES, settings)
 
 
-def test_the_full_chain_takes_neither_another_scorer_nor_a_selector_of_vectors(
-    demo: Path, own: Path, models: Path, capsys: pytest.CaptureFixture[str]
+def test_the_full_chain_refuses_other_scorers_and_vector_selectors(
+    demo: Path, shared: Path, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full = ("chain.kind=full", "chain.training_split=train")
-    assert sevila("plan", demo, own, *scored_by(models, "clip", *full)) == 1
+    assert sevila("plan", demo, shared, *scorer_words(models, "clip", *full)) == 1
     assert "[chain] scorer = 'clip' is for the forward chain" in capsys.readouterr().err
     settings = [*full, "select_keyframes.selector=mdp3"]
-    assert sevila("plan", demo, own, *(word for each in settings for word in ("--set", each))) == 1
+    assert sevila("plan", demo, shared, *set_words(*settings)) == 1
     assert "[select_keyframes] selector = 'mdp3' is for the forward chain" in capsys.readouterr().err
 
 
-def test_keys_and_inputs_that_came_later_change_no_identity_where_they_say_nothing_new() -> None:
-    """Configs and inputs as stores hold them that were made before these keys were there."""
+def test_defaults_of_newer_keys_and_inputs_keep_artifact_ids() -> None:
+    """Golden values: configs and ids of stores written before these keys existed."""
     recipe = load("plain", STAGES, ["score_frames.precision=float32"])
     assert recipe.config_of("score_frames").model_dump() == {
         "prompt": "multiple_choice",

@@ -1,4 +1,4 @@
-"""Tables and records that another version of the code wrote are refused in a sentence."""
+"""Tables and records written by another version of the code are refused with a readable error."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from stages.list_questions import Questions
 from tests.stages.runs import artifact
 
 
-def test_table_of_another_schema_version_is_refused_in_a_sentence(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_of_another_schema_version_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     questions = artifact(store, "questions")
     monkeypatch.setattr(Questions.tables["questions"], "version", 99)
     with pytest.raises(SchemaError, match=r"wanted version 99 .* run its stage again"):
@@ -21,12 +21,10 @@ def test_table_of_another_schema_version_is_refused_in_a_sentence(store: Path, m
 
 
 @pytest.mark.parametrize("version", [2, 99])
-def test_record_of_another_version_is_refused_in_a_sentence(
-    version: int, store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_record_of_another_version_is_refused(version: int, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions = artifact(store, "questions")
     write_note(questions.path / RECORD, questions.record.__dict__ | {"record_version": version})
-    with pytest.raises(CorruptArtifactError, match=f"record version {version}, wanted 3"):
+    with pytest.raises(CorruptArtifactError, match=f"record version {version}, expected 3"):
         Store(store).record(questions.record.id)
     assert main(["cache", "verify", questions.record.id, "--store", f"{store}"]) == 1
-    assert f"record version {version}, wanted 3" in capsys.readouterr().out
+    assert f"record version {version}, expected 3" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A GPU with little memory gives the rows of a large one, in smaller batches."""
+"""A GPU with little memory gives the same rows as a large one, in smaller batches."""
 
 import logging
 from collections.abc import Callable
@@ -20,11 +20,13 @@ pytestmark = pytest.mark.slow
 TEXTS = ("--set", "answer_questions.readout=text")
 
 
-def limited(whole: Callable[..., Any], n_rows: int) -> Callable[..., Any]:
+def with_memory_for(n_rows: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function so that its second argument runs out of memory above `n_rows`."""
+
     def call(self: Any, rows: Any, *more: Any) -> Any:
         if len(rows) > n_rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return whole(self, rows, *more)
+        return function(self, rows, *more)
 
     return call
 
@@ -33,13 +35,13 @@ def limited(whole: Callable[..., Any], n_rows: int) -> Callable[..., Any]:
 def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def set_limit(n_rows: int) -> None:
         for owner, name in ((VisionEncoder, "forward"), (VisualPrompt, "forward"), (T5Language, "decode")):
-            monkeypatch.setattr(owner, name, limited(getattr(owner, name), n_rows))
+            monkeypatch.setattr(owner, name, with_memory_for(n_rows, getattr(owner, name)))
 
     return set_limit
 
 
 @pytest.mark.parametrize("more", [(), TEXTS, ("--set", "answer_questions.method=vote")])
-def test_every_stage_that_runs_out_of_memory_goes_on_with_smaller_batches(
+def test_stages_that_run_out_of_memory_continue_with_smaller_batches(
     demo: Path,
     tmp_path: Path,
     limit: Callable[[int], None],
@@ -48,23 +50,23 @@ def test_every_stage_that_runs_out_of_memory_goes_on_with_smaller_batches(
 ) -> None:
     readout = "text" if more == TEXTS else "letter"
     assert sevila("run", demo, tmp_path / "large", *more) == 0
-    wanted_labels = labels(tmp_path / "large", demo, readout=readout).rows("pseudo_labels")
+    expected_labels = labels(tmp_path / "large", demo, readout=readout).rows("pseudo_labels")
     limit(3)
     with caplog.at_level(logging.WARNING, "sevila"):
         assert sevila("run", demo, tmp_path / "small", *more) == 0
-        found_labels = labels(tmp_path / "small", demo, readout=readout).rows("pseudo_labels")
-    asked = "label_frames" if readout == "letter" else "texts of options"
-    for name in ("extract_features", "visual tokens", "score_frames", asked):
+        limited_labels = labels(tmp_path / "small", demo, readout=readout).rows("pseudo_labels")
+    last_step = "label_frames" if readout == "letter" else "texts of options"
+    for name in ("extract_features", "visual tokens", "score_frames", last_step):
         assert any(message.startswith(f"{name}: out of memory with ") for message in caplog.messages), name
-    wanted, found = (artifact(tmp_path / name, "answers").rows("answers") for name in ("large", "small"))
-    assert [row["prediction"] for row in found] == [row["prediction"] for row in wanted]
-    assert [row["label"] for row in found_labels] == [row["label"] for row in wanted_labels]
-    for found_rows, wanted_rows in ((found, wanted), (found_labels, wanted_labels)):
-        for row, other in zip(found_rows, wanted_rows, strict=True):
+    expected, limited = (artifact(tmp_path / name, "answers").rows("answers") for name in ("large", "small"))
+    assert [row["prediction"] for row in limited] == [row["prediction"] for row in expected]
+    assert [row["label"] for row in limited_labels] == [row["label"] for row in expected_labels]
+    for limited_rows, expected_rows in ((limited, expected), (limited_labels, expected_labels)):
+        for row, other in zip(limited_rows, expected_rows, strict=True):
             np.testing.assert_allclose(row["option_logits"], other["option_logits"], rtol=0, atol=1e-5)
 
 
-def test_what_was_too_much_for_one_shard_is_not_tried_for_the_next(
+def test_a_batch_size_that_failed_in_one_shard_is_not_tried_in_the_next(
     demo: Path, tmp_path: Path, limit: Callable[[int], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     limit(3)
@@ -75,7 +77,7 @@ def test_what_was_too_much_for_one_shard_is_not_tried_for_the_next(
     assert halved and len(set(halved)) == len(halved)
 
 
-def test_a_device_without_memory_for_one_row_ends_in_a_sentence_not_in_a_traceback(
+def test_too_little_memory_for_one_row_is_an_error_without_traceback(
     demo: Path, tmp_path: Path, limit: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     limit(0)

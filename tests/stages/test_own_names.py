@@ -1,4 +1,4 @@
-"""What is installed has one name, `sevila`: modules of the user's own called `cache` meet none of ours, nor we theirs."""
+"""Only the name `sevila` is installed: a user's own modules with names of ours, such as `cache`, do not collide."""
 
 import os
 import shutil
@@ -13,13 +13,13 @@ from sevila.rooms import ROOMS
 from tests.stages.runs import arguments
 
 REPOSITORY = Path(__file__).parents[2]
-THEIRS = ("benchmarks", "flows", "tests", *ROOMS)
+USER_MODULES = ("benchmarks", "flows", "tests", *ROOMS)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of a user's own modules, each called as one of our folders is."""
-    for name in THEIRS:
+    """A folder of a user's own modules, each named like one of our packages."""
+    for name in USER_MODULES:
         (tmp_path / f"{name}.py").write_text("MINE = True\n")
     return tmp_path
 
@@ -45,7 +45,7 @@ from multiprocessing import get_context
 
 if __name__ == "__main__":
     print(sevila.select([0.1, 0.9, 0.3], "top_k", k=1).tolist(), sevila.artifact("answer", store="store").stage)
-    assert all(import_module(name).MINE for name in {THEIRS})
+    assert all(import_module(name).MINE for name in {USER_MODULES})
     assert sevila.cache.errors.SevilaError is sevila.SevilaError and cache.MINE
     from sevila.pipeline.memory import peak_memory_bytes
 
@@ -55,26 +55,24 @@ if __name__ == "__main__":
 """
 
 
-def test_a_script_beside_modules_called_as_ours_uses_both_and_so_do_the_processes_it_starts(
-    folder: Path, finished: Path
-) -> None:
+def test_a_script_and_its_worker_processes_import_both_user_modules_and_sevila(folder: Path, finished: Path) -> None:
     shutil.copytree(finished, folder / "store")
     (folder / "script.py").write_text(SCRIPT)
     assert python(folder, "script.py") == "[1] answer_questions\n"
 
 
-def test_the_package_shows_its_public_names_alone_and_has_what_others_build_on(folder: Path) -> None:
+def test_dir_lists_only_public_names_and_extending_is_importable(folder: Path) -> None:
     code = "import sevila; print(sevila.extending.selector.__name__, *dir(sevila))"
     names = "Answerer ArtifactTables Experiment Localizer OptionAnswer RunTables SevilaError TensorScores __version__"
     assert python(folder, "-c", code) == f"selector {names} artifact extending load select\n"
 
 
-def test_templates_of_pages_are_found_beside_modules_called_as_ours(folder: Path) -> None:
+def test_page_templates_load_beside_user_modules(folder: Path) -> None:
     pages = "from sevila.reports import ask_page, page; ask_page._environment().get_template('ask.html')"
     python(folder, "-c", pages)
 
 
-def test_the_command_decodes_videos_in_a_folder_with_modules_called_as_ours(folder: Path, demo: Path) -> None:
+def test_the_command_decodes_videos_beside_user_modules(folder: Path, demo: Path) -> None:
     world = shutil.copytree(demo, folder / "world")
     (world / "questions.csv").write_text("".join((demo / "questions.csv").read_text().splitlines(keepends=True)[:2]))
     for stage in ("list_questions", "sample_frames"):
@@ -83,7 +81,7 @@ def test_the_command_decodes_videos_in_a_folder_with_modules_called_as_ours(fold
 
 
 @pytest.mark.slow
-def test_an_installed_distribution_has_no_other_name_than_sevila(folder: Path, tmp_path: Path) -> None:
+def test_an_installed_distribution_provides_only_sevila(folder: Path, tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("sevila", *ROOMS):
         shutil.copytree(REPOSITORY / name, tmp_path / "source" / name, ignore=ignored)

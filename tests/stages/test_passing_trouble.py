@@ -1,4 +1,4 @@
-"""Trouble while videos are read: nothing that is not in a file's bytes may stand in an artifact, or cost a finished shard."""
+"""Temporary failures while videos are read: they enter no artifact and lose no finished shard."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ SHARD_BYTES = 3 * 4 * 64 * 64 * 3  # three videos
 
 
 class World:
-    """Videos with a question each, identified but not yet read; `sampled` reads them."""
+    """Videos with a question each: `identify` registers them, `sample` reads them."""
 
     def __init__(self, folder: Path) -> None:
         self.videos = folder / "videos"
@@ -56,8 +56,8 @@ class World:
         )
         self.identified = sources.videos("plain", questions)
 
-    def sampled(self) -> dict[str, str]:
-        """The reason of each video, empty for one that was read and whose frames are the right ones."""
+    def sample(self) -> dict[str, str]:
+        """Sample frames, check their content, and return the failure reason of each video, empty where it was read."""
         stage = STAGES["sample_frames"]
         config = stage.config(frames=self.frames, size=64, decoder_timeout_seconds=self.timeout_seconds)
         frames: Any = build(stage, config, self.run, [self.identified])
@@ -74,28 +74,39 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
-    """What happens in each pause instead of waiting; nothing in those after them."""
+    """Actions that run in place of the pauses between attempts; further pauses do nothing."""
     during: list[Callable[[], object]] = []
     monkeypatch.setattr(attempts, "PAUSES_SECONDS", (1.0, 1.0))
     monkeypatch.setattr(attempts.time, "sleep", lambda seconds: during.pop(0)() if during else None)
     return during
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     pass
 
 
-def test_a_folder_that_is_away_for_a_moment_fails_no_video(world: World, pauses: list[Callable[[], object]]) -> None:
+@contextmanager
+def in_background(work: Callable[[threading.Event], None]) -> Iterator[threading.Event]:
+    """Run `work` in a thread; it ends when the event that it is given is set, at the latest at the end of the block."""
+    is_over = threading.Event()
+    thread = threading.Thread(target=work, args=(is_over,))
+    thread.start()
+    try:
+        yield is_over
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def test_a_briefly_missing_folder_fails_no_video(world: World, pauses: list[Callable[[], object]]) -> None:
     world.add("a.mp4", "b.mp4")
     world.identify()
     world.videos.rename(world.videos.with_name("moved"))
-    pauses += [nothing, lambda: world.videos.with_name("moved").rename(world.videos)]
-    assert world.sampled() == {"a.mp4": "", "b.mp4": ""}
+    pauses += [do_nothing, lambda: world.videos.with_name("moved").rename(world.videos)]
+    assert world.sample() == {"a.mp4": "", "b.mp4": ""}
 
 
-def test_a_video_that_stays_away_ends_the_stage_and_the_same_command_goes_on(
-    world: World, pauses: list[Callable[[], object]]
-) -> None:
+def test_a_missing_video_stops_the_stage_and_a_rerun_resumes(world: World, pauses: list[Callable[[], object]]) -> None:
     names = [f"{letter}.mp4" for letter in "abcdef"]
     world.add(*names)
     world.identify()
@@ -104,29 +115,31 @@ def test_a_video_that_stays_away_ends_the_stage_and_the_same_command_goes_on(
     with pytest.raises(
         MachineError, match=r"video 'e\.mp4' .*: it cannot be read: No such file or directory; tried 3 times"
     ):
-        world.sampled()
+        world.sample()
     assert len(list((world.store.root / "partial").glob("sample_frames-*/progress/00000.json"))) == 1  # the first shard
-    assert len(list(world.store.root.glob("pool/sample_frames-*/*/*/*.json"))) == 5  # and the others of the second
-    for name in set(names) - {"e.mp4"}:  # are not even looked at again
+    assert (
+        len(list(world.store.root.glob("pool/sample_frames-*/*/*/*.json"))) == 5
+    )  # and the others of the second shard
+    for name in set(names) - {"e.mp4"}:  # a rerun does not read these
         (world.videos / name).unlink()
     gone.with_name("elsewhere").rename(gone)
-    assert world.sampled() == dict.fromkeys(names, "")
+    assert world.sample() == dict.fromkeys(names, "")
 
 
 @pytest.mark.parametrize("broken", ["file", "image"])
-def test_a_read_that_fails_is_not_the_fault_of_the_file(
+def test_a_failed_read_is_a_machine_error_and_not_a_failed_row(
     world: World, pauses: list[Callable[[], object]], broken: str
 ) -> None:
     world.add("a.mp4")
     videos.make_image_folder(world.videos / "b")
     world.identify()
     path = world.videos / ("a.mp4" if broken == "file" else "b/3.jpg")
-    whole = path.rename(path.with_name("whole"))
-    path.symlink_to("/proc/self/mem")  # to read which gives "Input/output error"
+    original = path.rename(path.with_name("whole"))
+    path.symlink_to("/proc/self/mem")  # reading it fails with "Input/output error"
     with pytest.raises(MachineError, match=r"it cannot be read: Input/output error"):
-        world.sampled()
-    pauses += [nothing, lambda: whole.rename(path)]
-    assert world.sampled() == {"a.mp4": "", "b": ""}
+        world.sample()
+    pauses += [do_nothing, lambda: original.rename(path)]
+    assert world.sample() == {"a.mp4": "", "b": ""}
 
 
 def test_changed_permissions_and_times_change_no_content(world: World) -> None:
@@ -138,10 +151,10 @@ def test_changed_permissions_and_times_change_no_content(world: World) -> None:
     os.utime(world.videos / "b.mp4", (1, 1))
     shutil.copy(world.videos / "c.mp4", world.videos / "copy")
     (world.videos / "copy").rename(world.videos / "c.mp4")
-    assert world.sampled() == {"a.mp4": "", "b.mp4": "", "c.mp4": "", "d": ""}
+    assert world.sample() == {"a.mp4": "", "b.mp4": "", "c.mp4": "", "d": ""}
 
 
-def test_other_bytes_than_the_identified_ones_are_never_read(world: World, pauses: list[Callable[[], object]]) -> None:
+def test_a_file_changed_after_identification_is_an_error(world: World, pauses: list[Callable[[], object]]) -> None:
     right = world.add("right.mp4", "wrong.mp4").rename(world.videos.with_name("right.mp4"))
     link = world.videos / "link.mp4"
     link.symlink_to(right)
@@ -149,36 +162,28 @@ def test_other_bytes_than_the_identified_ones_are_never_read(world: World, pause
     link.unlink()
     link.symlink_to("wrong.mp4")
     with pytest.raises(MachineError, match=r"'link\.mp4' .*: its content has changed since it was identified"):
-        world.sampled()
+        world.sample()
 
     def put_back() -> None:
         link.unlink()
         link.symlink_to(right)
 
     pauses += [put_back]
-    assert world.sampled() == {"wrong.mp4": "", "link.mp4": ""}
+    assert world.sample() == {"wrong.mp4": "", "link.mp4": ""}
 
 
-def test_decoders_that_are_killed_any_number_of_times_fail_no_video(
-    world: World, pauses: list[Callable[[], object]]
-) -> None:
+def test_repeatedly_killed_decoders_fail_no_video(world: World, pauses: list[Callable[[], object]]) -> None:
     world.add("a.mp4", "b.mp4")
     world.identify()
-    is_over = threading.Event()
 
-    def kill_all() -> None:
+    def kill_all(is_over: threading.Event) -> None:
         while not is_over.wait(0.02):
             for worker in workers_of(os.getpid()):
                 os.kill(worker, signal.SIGKILL)
 
-    pauses += [nothing, is_over.set]
-    killer = threading.Thread(target=kill_all)
-    killer.start()
-    try:
-        assert world.sampled() == {"a.mp4": "", "b.mp4": ""}
-    finally:
-        is_over.set()
-        killer.join()
+    with in_background(kill_all) as is_over:
+        pauses += [do_nothing, is_over.set]
+        assert world.sample() == {"a.mp4": "", "b.mp4": ""}
 
 
 def test_decoders_that_do_not_start_fail_no_video(
@@ -189,12 +194,12 @@ def test_decoders_that_do_not_start_fail_no_video(
     executable = sys.executable
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(MachineError, match="its decoder process does not start"):
-        world.sampled()
+        world.sample()
     pauses += [lambda: monkeypatch.setattr(sys, "executable", executable)]
-    assert world.sampled() == {"a.mp4": ""}
+    assert world.sample() == {"a.mp4": ""}
 
 
-def test_bad_bytes_are_rows_with_their_reasons(world: World) -> None:
+def test_damaged_files_are_failed_rows_with_reasons(world: World) -> None:
     world.add("good.mp4")
     (world.videos / "empty.mp4").touch()
     videos.make_garbage(world.videos / "garbage.mp4")
@@ -202,72 +207,63 @@ def test_bad_bytes_are_rows_with_their_reasons(world: World) -> None:
     (world.videos / "folder").mkdir()
     (world.videos / "folder" / "1.jpg").write_bytes(b"no picture")
     world.identify()
-    found = {name: reason.split(":")[0] for name, reason in world.sampled().items()}
-    assert found.pop("folder") in ("unreadable", "corrupt")
-    assert found == {"good.mp4": "", "empty.mp4": "empty", "garbage.mp4": "unreadable", "cut.mp4": "truncated"}
+    reasons = {name: reason.split(":")[0] for name, reason in world.sample().items()}
+    assert reasons.pop("folder") in ("unreadable", "corrupt")
+    assert reasons == {"good.mp4": "", "empty.mp4": "empty", "garbage.mp4": "unreadable", "cut.mp4": "truncated"}
 
 
 @pytest.mark.parametrize("others", [[], ["good.mp4"]])
-def test_a_video_at_which_every_decoder_hangs_is_a_row(world: World, others: list[str]) -> None:
+def test_a_video_on_which_every_decoder_hangs_is_a_failed_row(world: World, others: list[str]) -> None:
     if others:
         world.add(*others)
     videos.make_huge_picture(world.videos / "huge")
     world.timeout_seconds = 0.25
     world.identify()
     timeout = "timeout: no sign of life from the decoder in 0.25 s of computing"
-    assert world.sampled() == dict.fromkeys(others, "") | {"huge": timeout}
-    world.timeout_seconds = 60  # is another artifact: the mend is not "reused"
-    assert world.sampled() == dict.fromkeys([*others, "huge"], "")
+    assert world.sample() == dict.fromkeys(others, "") | {"huge": timeout}
+    world.timeout_seconds = 60  # another artifact, so that the failed row is not reused
+    assert world.sample() == dict.fromkeys([*others, "huge"], "")
 
 
-def test_a_video_at_which_every_decoder_crashes_is_a_row(world: World) -> None:
+def test_a_video_on_which_every_decoder_crashes_is_a_failed_row(world: World) -> None:
     world.add("good.mp4")
     huge = videos.make_huge_picture(world.videos / "huge")
     world.identify()
-    is_over = threading.Event()
 
-    def crash() -> None:
+    def crash(is_over: threading.Event) -> None:
         while not is_over.wait(0.02):
             for worker in readers_of(huge):
                 os.kill(worker, signal.SIGSEGV)
 
-    crasher = threading.Thread(target=crash)
-    crasher.start()
-    try:
-        found = world.sampled()
-    finally:
-        is_over.set()
-        crasher.join()
-    assert found == {"good.mp4": "", "huge": f"crashed: the decoder process ended with status -{signal.SIGSEGV.value}"}
+    with in_background(crash):
+        reasons = world.sample()
+    assert reasons == {
+        "good.mp4": "",
+        "huge": f"crashed: the decoder process ended with status -{signal.SIGSEGV.value}",
+    }
 
 
-def test_a_decoder_that_stands_still_with_its_file_read_is_a_row(
+def test_a_decoder_that_stops_after_reading_its_file_is_a_failed_row(
     world: World, pauses: list[Callable[[], object]]
 ) -> None:
     huge = videos.make_huge_picture(world.videos / "a_huge")
     world.add("good.mp4")
     world.timeout_seconds = 0.4
     world.identify()
-    is_over = threading.Event()
 
-    def stop() -> None:
+    def stop(is_over: threading.Event) -> None:
         while not is_over.wait(0.02):
             for worker in readers_of(huge):
-                is_over.wait(0.1)  # it has read the file, and decodes
+                is_over.wait(0.1)  # it has read the file and decodes
                 with suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGSTOP)
 
-    stopper = threading.Thread(target=stop)
-    stopper.start()
-    try:
-        found = world.sampled()
-    finally:
-        is_over.set()
-        stopper.join()
-    assert found == {"good.mp4": "", "a_huge": "timeout: the decoder neither computed nor answered for 2 s"}
+    with in_background(stop):
+        reasons = world.sample()
+    assert reasons == {"good.mp4": "", "a_huge": "timeout: the decoder neither computed nor answered for 2 s"}
 
 
-def test_damage_that_decord_meets_after_the_first_frames_is_a_row_with_the_words_of_both(world: World) -> None:
+def test_damage_after_the_first_frames_is_a_failed_row_with_both_decoders_errors(world: World) -> None:
     path = videos.make_video(world.videos / "a.mp4", n_frames=900, gop=1)
     content = bytearray(path.read_bytes())
     place = content.index(b"mdat") + (content.index(b"moov") - content.index(b"mdat")) * 9 // 10
@@ -275,7 +271,7 @@ def test_damage_that_decord_meets_after_the_first_frames_is_a_row_with_the_words
     path.write_bytes(content)
     world.identify()
     world.frames = 900
-    (reason,) = world.sampled().values()
+    (reason,) = world.sample().values()
     assert reason.startswith("corrupt: decord: ") and "; pyav: Invalid data found" in reason
 
 
@@ -283,9 +279,8 @@ def test_a_crash_that_does_not_repeat_fails_no_video(world: World) -> None:
     world.add("good.mp4")
     huge = videos.make_huge_picture(world.videos / "huge")
     world.identify()
-    is_over = threading.Event()
 
-    def crash_twice() -> None:
+    def crash_twice(is_over: threading.Event) -> None:
         n_left = 2
         while n_left and not is_over.wait(0.02):
             for worker in readers_of(huge):
@@ -294,11 +289,6 @@ def test_a_crash_that_does_not_repeat_fails_no_video(world: World) -> None:
                 while worker in workers_of(os.getpid()):
                     is_over.wait(0.02)
 
-    crasher = threading.Thread(target=crash_twice)
-    crasher.start()
-    try:
-        found = world.sampled()
-    finally:
-        is_over.set()
-        crasher.join()
-    assert found == {"good.mp4": "", "huge": ""}
+    with in_background(crash_twice):
+        reasons = world.sample()
+    assert reasons == {"good.mp4": "", "huge": ""}

@@ -1,4 +1,4 @@
-"""Places that were not given, wrong ones, and the order in which they are found to be wrong."""
+"""Missing and wrong places of annotations, videos and weights, and the order in which they are reported."""
 
 import shutil
 from pathlib import Path
@@ -19,21 +19,21 @@ KINDS = ("annotations", "videos", "weights")
 
 
 @pytest.fixture(autouse=True)
-def no_places_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_places_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for kind in ("ANNOTATIONS", "VIDEOS", "WEIGHTS", "CONFIG"):
         monkeypatch.delenv(f"SEVILA_{kind}", raising=False)
     monkeypatch.chdir(tmp_path)
 
 
 def without(kind: str, command: str, demo: Path, store: Path, *more: str) -> list[str]:
-    """The arguments of a command but for the place of one kind."""
+    """The arguments of a command without the place of one kind."""
     words = arguments(command, demo, store, *more)
     where = words.index(f"--{kind}")
     return words[:where] + words[where + 2 :]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_run_takes_no_place_that_was_not_given_though_all_is_in_the_store(
+def test_run_requires_every_place_even_if_the_store_has_all_artifacts(
     store: Path, demo: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*without(kind, "run", demo, store), "-q"]) == 1
@@ -43,7 +43,7 @@ def test_run_takes_no_place_that_was_not_given_though_all_is_in_the_store(
 
 
 @pytest.mark.parametrize("kind", ["annotations", "weights"])
-def test_stage_takes_neither_annotations_nor_weights_that_were_not_given(
+def test_stage_requires_annotations_and_weights(
     store: Path, demo: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(without(kind, "stage", demo, store, "answer_questions")) == 1
@@ -51,7 +51,7 @@ def test_stage_takes_neither_annotations_nor_weights_that_were_not_given(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_plan_stands_on_what_the_store_saw_last_and_says_so(
+def test_plan_uses_places_remembered_by_the_store_and_logs_them(
     store: Path, demo: Path, kind: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert main([*without(kind, "plan", demo, store), "-q"]) == 0
@@ -59,7 +59,7 @@ def test_plan_stands_on_what_the_store_saw_last_and_says_so(
     assert f"{kind} " in caplog.text and f"not on this machine; taken to be {kind}-" in caplog.text
 
 
-def test_wrong_guess_is_not_remembered(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_place_is_not_remembered(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "store"
     assert sevila("run", demo, store, "--weights", f"tiny-blip2={demo / 'questions.csv'}") == 1
     capsys.readouterr()
@@ -69,18 +69,18 @@ def test_wrong_guess_is_not_remembered(demo: Path, tmp_path: Path, capsys: pytes
     assert remembered.weights("tiny-blip2").id is None
 
 
-def test_folder_with_none_of_the_videos_is_an_error_before_weights_are_looked_at(
+def test_a_folder_without_the_videos_is_an_error_before_weights_are_read(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
     gone = ("--weights", f"tiny-blip2={tmp_path / 'gone'}")
     assert sevila("run", demo, tmp_path / "store", "--videos", str(tmp_path / "empty"), *gone) == 1
-    told = capsys.readouterr()
-    assert "empty: none of the 10 videos" in told.err and "accuracy" not in told.out
+    printed = capsys.readouterr()
+    assert "empty: none of the 10 videos" in printed.err and "accuracy" not in printed.out
     assert {record.stage for record in records(tmp_path / "store").values()} == {"list_questions"}
 
 
-def test_stage_and_plan_say_too_that_none_of_the_videos_is_there(
+def test_stage_and_plan_report_a_folder_without_the_videos(
     store: Path, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -91,7 +91,7 @@ def test_stage_and_plan_say_too_that_none_of_the_videos_is_there(
 
 
 @pytest.mark.parametrize("kind", ["videos", "weights"])
-def test_a_place_that_is_given_to_one_stage_and_wrong_is_found_before_weights_are_read(
+def test_stage_reports_a_wrong_place_before_weights_are_read(
     store: Path,
     demo: Path,
     tmp_path: Path,
@@ -110,15 +110,12 @@ def test_a_place_that_is_given_to_one_stage_and_wrong_is_found_before_weights_ar
     assert not read
 
 
-def test_the_word_demo_in_place_of_weights_is_said_to_be_for_ask_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_weights_demo_is_refused_outside_ask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "plain", "--weights", "demo", "--store", str(tmp_path / "store")]) == 0
     assert "only `sevila ask` takes the word demo" in capsys.readouterr().out
 
 
-def test_one_stage_runs_without_the_places_that_only_others_need(
+def test_a_stage_runs_without_places_that_only_other_stages_need(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sevila.toml").write_text('[weights]\ntiny-blip2 = "gone"\n')
@@ -130,7 +127,7 @@ def test_one_stage_runs_without_the_places_that_only_others_need(
 
 @pytest.mark.parametrize("wrong", ["annotations", "videos"])
 @pytest.mark.parametrize("chain", ["forward", "full"])
-def test_the_hub_is_not_asked_for_weights_while_a_place_is_wrong(
+def test_weights_are_not_downloaded_while_a_place_is_wrong(
     demo: Path,
     tmp_path: Path,
     wrong: str,
@@ -138,10 +135,10 @@ def test_the_hub_is_not_asked_for_weights_while_a_place_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def asked(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("the hub was asked for weights")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     text = (demo / "questions.csv").read_text().splitlines()
     rows = [f"{line},{'train' if number % 2 else 'test'}" for number, line in enumerate(text[1:])]
     (tmp_path / "questions.csv").write_text("\n".join([f"{text[0]},split", *rows, ""]))
@@ -153,7 +150,7 @@ def test_the_hub_is_not_asked_for_weights_while_a_place_is_wrong(
     assert f"the {wrong} 'plain' should lie at {tmp_path / 'gone'}, but nothing is there" in capsys.readouterr().err
 
 
-def test_weights_are_fetched_from_the_hub_only_where_download_is_given_and_something_is_made(
+def test_weights_are_downloaded_only_with_the_download_option_and_for_a_build(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetched: list[str] = []
@@ -183,7 +180,7 @@ def test_weights_are_fetched_from_the_hub_only_where_download_is_given_and_somet
 
 
 @pytest.mark.parametrize(
-    ("option", "wanted"),
+    ("option", "expected"),
     [
         ("--weights=blip2={}", "--weights tiny-blip2=PATH"),
         ("--videos=nextqa={}", "--videos plain=PATH"),
@@ -191,16 +188,16 @@ def test_weights_are_fetched_from_the_hub_only_where_download_is_given_and_somet
     ],
 )
 @pytest.mark.parametrize("command", ["run", "plan", "stage"])
-def test_place_of_a_name_that_the_recipe_does_not_use_is_an_error_that_lists_those_it_uses(
-    demo: Path, tmp_path: Path, command: str, option: str, wanted: str, capsys: pytest.CaptureFixture[str]
+def test_a_place_for_an_unused_name_is_an_error_that_lists_the_used_names(
+    demo: Path, tmp_path: Path, command: str, option: str, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["score_frames"] if command == "stage" else []
     assert sevila(command, demo, tmp_path / "store", *more, option.format(tmp_path)) == 1
-    assert wanted in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["", "tiny-blip2="])
-def test_place_of_weights_that_the_chain_trains_itself_is_warned_of(
+def test_a_place_for_weights_that_the_chain_trains_logs_a_warning(
     demo: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = [*without("weights", "plan", demo, tmp_path / "store"), "--set", "chain.backbone=trained"]
@@ -208,19 +205,19 @@ def test_place_of_weights_that_the_chain_trains_itself_is_warned_of(
     assert f"--weights {name}{tmp_path}: " in caplog.text and "not used here; used are none" in caplog.text
 
 
-def test_data_set_that_there_is_not_is_no_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_place_for_an_unknown_data_set_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "--annotations", f"nextq={tmp_path}"]) == 1
     assert "--annotations nextqa=PATH" in capsys.readouterr().err
 
 
-def test_weights_replaced_while_they_are_imported_are_published_under_no_id(
+def test_weights_replaced_during_their_import_are_not_published(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = Path(shutil.copytree(demo / "tiny-blip2", tmp_path / "one"))
     model = weights / "model.safetensors"
 
     class Replacing(DigestCache):
-        def save(self) -> None:  # everything is digested, nothing is loaded yet
+        def save(self) -> None:  # after digesting, before loading
             super().save()
             if any(str(model) == name for name in self._known["files"]):
                 model.write_bytes(model.read_bytes())
@@ -231,7 +228,7 @@ def test_weights_replaced_while_they_are_imported_are_published_under_no_id(
     assert {record.stage for record in records(tmp_path / "store").values()} == {"list_questions"}
 
 
-def test_annotations_replaced_before_they_are_read_are_published_under_no_id(
+def test_annotations_replaced_before_they_are_read_are_not_published(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     questions = Path(shutil.copy(demo / "questions.csv", tmp_path))
@@ -250,14 +247,12 @@ def test_annotations_replaced_before_they_are_read_are_published_under_no_id(
     assert sevila("stage", demo, tmp_path / "store", "list_questions", "--annotations", str(questions)) == 0
 
 
-def test_a_stage_without_any_place_names_the_one_that_is_missing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stage_without_places_names_the_missing_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stage", "sample_frames", SMALL, "--store", str(tmp_path)]) == 1
     assert "--annotations plain=PATH" in capsys.readouterr().err
 
 
-def test_a_file_in_place_of_a_folder_of_weights_is_named(
+def test_a_file_in_place_of_a_weights_folder_is_an_error(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = without("weights", "run", demo, tmp_path)

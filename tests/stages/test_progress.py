@@ -1,4 +1,4 @@
-"""Progress as a front door shows it."""
+"""Progress of steps and stages: callbacks, log lines and bars."""
 
 import io
 import json
@@ -35,20 +35,20 @@ def shard(folder: Path, place: int, of: int) -> Shard:
 
 def test_progress_of_a_shard_is_its_share_of_all_shards(tmp_path: Path, at_once: None) -> None:
     shown: list[tuple[str, float, str]] = []
-    with shown_by(lambda *told: shown.append(told)):
+    with shown_by(lambda *update: shown.append(update)):
         assert list(track("ab", shard(tmp_path, 1, 4), "video")) == ["a", "b"]
     assert [(what, percent) for what, percent, _ in shown] == [("extract_features", p) for p in (25.0, 37.5, 50.0)]
     assert shown[1][2].startswith("shard 2 of 4, 1 of 2 videos")
 
 
-def test_what_a_thread_reads_ahead_is_shown_too(tmp_path: Path, at_once: None) -> None:
+def test_progress_of_a_read_ahead_thread_is_shown(tmp_path: Path, at_once: None) -> None:
     shown: list[float] = []
     with shown_by(lambda what, percent, words: shown.append(percent)):
         assert list(read_ahead(track("ab", shard(tmp_path, 0, 1), "video"))) == ["a", "b"]
     assert shown == [0.0, 50.0, 100.0]
 
 
-def test_progress_is_shown_now_and_then_and_at_the_end(tmp_path: Path) -> None:
+def test_progress_is_shown_at_intervals_and_at_the_end(tmp_path: Path) -> None:
     shown: list[float] = []
     with shown_by(lambda what, percent, words: shown.append(percent)), steps_bar("train", 100, 0) as step:
         for number in range(1, 101):
@@ -58,7 +58,7 @@ def test_progress_is_shown_now_and_then_and_at_the_end(tmp_path: Path) -> None:
     assert shown == [100.0]
 
 
-def test_a_line_says_how_long_it_will_take_once_the_pace_is_known(
+def test_progress_lines_show_the_remaining_time(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 60.0, 60.0, 120.0, 120.0, 120.0])
@@ -68,7 +68,7 @@ def test_a_line_says_how_long_it_will_take_once_the_pace_is_known(
     assert "train: step 1 of 3: loss 1, about 2.0 min left" in caplog.messages
 
 
-def test_every_line_of_a_run_says_which_of_how_many_steps_is_at_work(
+def test_log_lines_of_a_run_show_the_step_number_and_total(
     demo: Path, finished: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "sevila"):
@@ -78,7 +78,7 @@ def test_every_line_of_a_run_says_which_of_how_many_steps_is_at_work(
     assert lines[-1] == "[10/10] evaluate: reused" and not any("-v1-" in message for message in caplog.messages)
 
 
-def test_a_step_is_called_by_its_name_for_people_and_its_ids_are_said_where_asked_for(
+def test_step_names_are_readable_and_ids_are_shown_with_verbose(
     demo: Path, finished: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with at_step(31, 71, "refined Localizer, zero-shot"):
@@ -95,7 +95,7 @@ def test_a_step_is_called_by_its_name_for_people_and_its_ids_are_said_where_aske
     assert [step["stage"] for step in content["steps"]][-1] == "evaluate" and content["results"]
 
 
-def test_on_a_gpu_progress_says_which_share_of_the_time_it_waits_for_input(
+def test_progress_on_a_gpu_shows_the_share_of_time_spent_waiting_for_input(
     tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
@@ -120,7 +120,7 @@ def test_on_a_gpu_progress_says_which_share_of_the_time_it_waits_for_input(
     assert words(on_gpu=False) == "4 of ? windows, 0.25 a second"
 
 
-def test_every_stage_that_runs_a_model_on_cached_data_says_how_long_it_waits_for_it(
+def test_stages_that_run_a_model_show_gpu_waiting(
     demo: Path, store: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
@@ -128,7 +128,7 @@ def test_every_stage_that_runs_a_model_on_cached_data_says_how_long_it_waits_for
     with shown_by(lambda what, percent, words: shown.update({what: words})):
         for stage in ("extract_features", "score_frames", "answer_questions"):
             assert sevila("stage", demo, store, stage, "--again") == 0
-        assert "GPU waits" not in shown["extract_features"]  # all of it is stored, no model has run
+        assert "GPU waits" not in shown["extract_features"]  # everything is stored, so no model runs
         shutil.rmtree(store / "pool")
         assert sevila("stage", demo, store, "sample_frames", "--again") == 0
         assert sevila("stage", demo, store, "extract_features", "--again") == 0
@@ -141,7 +141,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_lines_stand_above_bars_and_other_processes_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_lines_appear_above_bars_and_subprocess_progress_becomes_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     log = logging.getLogger("sevila")
@@ -169,7 +169,7 @@ def test_lines_stand_above_bars_and_other_processes_progress_is_a_bar(monkeypatc
 
 
 @pytest.mark.parametrize("columns", ["60", "100"])
-def test_a_table_breaks_no_word_however_narrow_the_terminal(
+def test_tables_break_no_word_on_narrow_terminals(
     columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal, "is_terminal", lambda: True)
@@ -189,16 +189,14 @@ def train() -> None:
         step(2, {"loss": 0.25})
 
 
-def test_progress_of_another_process_arrives_with_its_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_of_a_subprocess_arrives_with_its_log_records(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "sevila"):
         run_in_subprocess(train)
-    told = [record.progress for record in caplog.records]  # type: ignore[attr-defined]
-    assert told == [("train", 50.0, "step 1 of 2: loss 0.5"), ("train", 100.0, "step 2 of 2: loss 0.25")]
+    updates = [record.progress for record in caplog.records]  # type: ignore[attr-defined]
+    assert updates == [("train", 50.0, "step 1 of 2: loss 0.5"), ("train", 100.0, "step 2 of 2: loss 0.25")]
 
 
-def test_every_command_that_prints_data_prints_it_as_json(
-    demo: Path, finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_that_print_data_accept_json(demo: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, id = ["--store", str(finished)], next(id for id in Store(finished) if id.startswith("answer_questions"))
     plan, why = arguments("plan", demo, finished), arguments("why", demo, finished)
     printed = {}

@@ -1,4 +1,4 @@
-"""The report of a run: what stands in it, when it is written, and how it behaves in a browser."""
+"""The report of a run: its content, when it is written, and its behaviour in a browser."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ HOSTILE_ID, HOSTILE_TYPE = "q '\"</script> & #1", "<b>kind</b></script>\x1b\u202
 
 
 def with_hostile_texts(demo: Path, folder: Path) -> Path:
-    """The small world with known moments, and hostile texts wherever its owner may put one: id, question, option, type."""
+    """The small world with known moments and hostile text in an id, a question, an option and a type."""
     folder.mkdir()
     for name in ("videos", "tiny-blip2"):
         (folder / name).symlink_to(demo / name)
@@ -70,7 +70,7 @@ def two_runs(demo: Path, finished: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def folder(two_runs: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of both runs side by side, in many small pages, in a folder of its own far from the store."""
+    """The report of both runs side by side, in many small pages, in a folder outside the store."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(examples, "PAGE_BYTES", 4000)
         patch.setattr(examples, "INDEX_BYTES", 1500)
@@ -87,11 +87,11 @@ def browser() -> Iterator[Any]:
 
 
 def answers_of(store: Path, name: str) -> dict[str, tuple[int | None, int | None]]:
-    """By question, the option that a run chose and the right one."""
+    """The option that a run chose and the right one, by question."""
     ids = {pin.stage: pin.id for pin in named_run(Store(store), name).artifacts}
-    said = Answers(Store(store), ids["answer_questions"]).typed_rows("answers", Answered)
+    answers = Answers(Store(store), ids["answer_questions"]).typed_rows("answers", Answered)
     right = {question.question_id: question.answer_index for question in questions_of(store)}
-    return {row.question_id: (row.prediction, right[row.question_id]) for row in said}
+    return {row.question_id: (row.prediction, right[row.question_id]) for row in answers}
 
 
 def questions_of(store: Path) -> list[Any]:
@@ -99,7 +99,7 @@ def questions_of(store: Path) -> list[Any]:
     return Questions(Store(store), ids["list_questions"]).questions()
 
 
-def test_a_page_says_how_many_frames_were_chosen_where_videos_have_fewer_than_k(
+def test_the_page_shows_the_mean_number_of_keyframes_when_videos_have_fewer_than_k(
     demo: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Path(shutil.copytree(finished, tmp_path / "store"))
@@ -112,12 +112,12 @@ def test_a_page_says_how_many_frames_were_chosen_where_videos_have_fewer_than_k(
     assert f"at most 100 per question, {mean:.1f} on average" in (folder / "index.html").read_text()
 
 
-def count(watched: WatchedPage) -> int:
-    watched.page.wait_for_timeout(250)  # a search waits until nobody types
+def n_results(watched: WatchedPage) -> int:
+    watched.page.wait_for_timeout(250)  # the search is delayed until typing ends
     return int(watched.texts("#count")[0].split()[0])
 
 
-def test_a_page_renders_without_a_complaint_and_asks_for_nothing_outside_its_folder(folder: Path, browser: Any) -> None:
+def test_the_page_renders_without_errors_or_external_requests(folder: Path, browser: Any) -> None:
     watched = WatchedPage(browser, folder)
     page = watched.page
     assert "gives the right answer to" in watched.texts(".sentence")[0]
@@ -138,42 +138,42 @@ def test_a_page_renders_without_a_complaint_and_asks_for_nothing_outside_its_fol
     assert missing == 0 and "undefined" not in page.inner_text("body") and "NaN" not in page.inner_text("body")
 
 
-def test_filters_leave_the_questions_that_pass_them(folder: Path, browser: Any, two_runs: Path) -> None:
+def test_filters_show_only_matching_questions(folder: Path, browser: Any, two_runs: Path) -> None:
     watched = WatchedPage(browser, folder)
     page = watched.page
     a, b = answers_of(two_runs, "localizer"), answers_of(two_runs, "uniform")
     questions = questions_of(two_runs)
-    assert count(watched) == len(a) == 30
+    assert n_results(watched) == len(a) == 30
     expected = {
-        "right": sum(said == right for said, right in a.values()),
-        "wrong": sum(said not in (None, right) for said, right in a.values()),
-        "none": sum(said is None for said, _ in a.values()),
+        "right": sum(chosen == right for chosen, right in a.values()),
+        "wrong": sum(chosen not in (None, right) for chosen, right in a.values()),
+        "none": sum(chosen is None for chosen, _ in a.values()),
     }
     for result, n_questions in expected.items():
         page.select_option("#by-result", result)
-        assert count(watched) == n_questions
+        assert n_results(watched) == n_questions
     page.click("#clear")
     page.select_option("#by-change", "changed")
-    assert count(watched) == sum(a[id][0] != b[id][0] for id in a)
+    assert n_results(watched) == sum(a[id][0] != b[id][0] for id in a)
     page.select_option("#by-change", "first")
-    assert count(watched) == sum(a[id][0] == a[id][1] and b[id][0] != b[id][1] for id in a)
+    assert n_results(watched) == sum(a[id][0] == a[id][1] and b[id][0] != b[id][1] for id in a)
     page.click("#clear")
     page.select_option("#by-type", "motion")
-    assert count(watched) == sum(question.question_type == "motion" for question in questions)
+    assert n_results(watched) == sum(question.question_type == "motion" for question in questions)
     page.click("#clear")
     page.fill("#by-video", questions[5].video_id)
-    assert count(watched) == sum(question.video_id == questions[5].video_id for question in questions)
+    assert n_results(watched) == sum(question.video_id == questions[5].video_id for question in questions)
     page.fill("#by-text", questions[5].question.upper())
-    assert count(watched) == 1 and questions[5].question in watched.texts("#results a")[0]
+    assert n_results(watched) == 1 and questions[5].question in watched.texts("#results a")[0]
     page.reload()  # the address holds the filters
     page.wait_for_selector('#examples[aria-busy="false"]')
-    assert count(watched) == 1 and page.input_value("#by-video") == questions[5].video_id
+    assert n_results(watched) == 1 and page.input_value("#by-video") == questions[5].video_id
     page.fill("#by-text", "no such words")
-    assert count(watched) == 0 and "No question matches" in watched.texts("#detail")[0]
+    assert n_results(watched) == 0 and "No question matches" in watched.texts("#detail")[0]
     assert watched.complaints == []
 
 
-def test_a_deep_link_opens_its_question_as_both_runs_answered_it(folder: Path, browser: Any, two_runs: Path) -> None:
+def test_a_deep_link_opens_a_question_with_both_runs_answers(folder: Path, browser: Any, two_runs: Path) -> None:
     a, b = answers_of(two_runs, "localizer"), answers_of(two_runs, "uniform")
     question = next(q for q in questions_of(two_runs)[6:] if a[q.question_id][0] is not None)
     watched = WatchedPage(browser, folder, f"#question={quote(question.question_id)}")
@@ -190,7 +190,7 @@ def test_a_deep_link_opens_its_question_as_both_runs_answered_it(folder: Path, b
     assert watched.complaints == []
 
 
-def test_a_strip_marks_keyframes_uniform_frames_and_true_moments_in_words_too(
+def test_alt_texts_of_a_strip_name_keyframes_uniform_frames_and_true_moments(
     folder: Path, browser: Any, two_runs: Path
 ) -> None:
     ids = {pin.stage: pin.id for pin in named_run(Store(two_runs), "localizer").artifacts}
@@ -207,10 +207,10 @@ def test_a_strip_marks_keyframes_uniform_frames_and_true_moments_in_words_too(
     assert watched.page.locator("#detail .cell.by-A").count() == len(chosen["q4"])
 
 
-def test_runs_that_sampled_differently_each_have_their_own_marks(
+def test_runs_with_different_sampling_have_separate_strips(
     finished: Path, demo: Path, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second run looks at 4 frames, where the first sees 8, and was asked one question with another option."""
+    """The second run samples 4 frames where the first samples 8, and one question has another option."""
     store, other = Path(shutil.copytree(finished, tmp_path / "store")), tmp_path / "other.csv"
     with (demo / "questions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -242,7 +242,7 @@ def test_runs_that_sampled_differently_each_have_their_own_marks(
     assert scored == [[8, 0], [8, 4]] and watched.complaints == []
 
 
-def test_of_a_long_clip_some_frames_are_shown_and_every_keyframe(
+def test_a_long_clip_shows_some_frames_and_every_keyframe(
     two_runs: Path, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(examples, "MAX_CELLS", 5)
@@ -250,22 +250,22 @@ def test_of_a_long_clip_some_frames_are_shown_and_every_keyframe(
     assert main(["report", "localizer", "--store", str(two_runs), "-o", str(tmp_path / "out")]) == 0
     ids = {pin.stage: pin.id for pin in named_run(Store(two_runs), "localizer").artifacts}
     rows = Keyframes(Store(two_runs), ids["select_keyframes"]).typed_rows("keyframes", ChosenFrames)
-    wanted = {row.question_id: sorted({2, 6, 1, 3, 5, 7, *row.positions}) for row in rows if row.positions}
-    question_id = min(wanted, key=lambda id: len(wanted[id]))
+    expected = {row.question_id: sorted({2, 6, 1, 3, 5, 7, *row.positions}) for row in rows if row.positions}
+    question_id = min(expected, key=lambda id: len(expected[id]))
     watched = WatchedPage(browser, tmp_path / "out", f"#question={quote(question_id)}")
     words = [str(image.get_attribute("alt")) for image in watched.page.locator("#detail .cell img").all()]
-    assert [text.split(" of 8")[0] for text in words] == [f"Frame {position + 1}" for position in wanted[question_id]]
+    assert [text.split(" of 8")[0] for text in words] == [f"Frame {position + 1}" for position in expected[question_id]]
     assert sum("; keyframe of A" in text for text in words) == 4 == sum("evenly spread" in text for text in words)
     assert watched.page.locator("#detail .blank").count() == 0 and watched.complaints == []
 
 
-def test_no_character_that_steers_a_terminal_or_turns_a_line_stands_raw_in_the_page(folder: Path) -> None:
+def test_the_page_escapes_control_characters(folder: Path) -> None:
     text = (folder / "index.html").read_text(encoding="utf-8")
     assert r"kind&lt;/b&gt;&lt;/script&gt;\x1b\u202e</option>" in text
     assert not {sign for sign in text if is_unprintable(sign)} - {"\n"}
 
 
-def test_texts_of_data_sets_are_shown_and_do_nothing(folder: Path, browser: Any) -> None:
+def test_hostile_texts_are_shown_and_not_executed(folder: Path, browser: Any) -> None:
     watched = WatchedPage(browser, folder, f"#question={quote(HOSTILE_ID)}")
     page = watched.page
     assert page.text_content("#detail h3") == printable(HOSTILE)
@@ -279,7 +279,7 @@ def test_texts_of_data_sets_are_shown_and_do_nothing(folder: Path, browser: Any)
     assert watched.complaints == []
 
 
-def test_the_browser_is_used_by_keyboard(folder: Path, browser: Any, two_runs: Path) -> None:
+def test_questions_are_browsed_by_keyboard(folder: Path, browser: Any, two_runs: Path) -> None:
     watched, questions = WatchedPage(browser, folder), questions_of(two_runs)
     page = watched.page
 
@@ -300,7 +300,7 @@ def test_the_browser_is_used_by_keyboard(folder: Path, browser: Any, two_runs: P
     assert page.evaluate("document.activeElement === document.body")
 
 
-def test_a_run_ends_with_the_path_of_its_report_and_the_same_run_again_writes_nothing(
+def test_run_prints_the_report_path_and_a_rerun_writes_nothing(
     store: Path, demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sevila("run", demo, store, "--report") == 0
@@ -323,7 +323,7 @@ def artifact_ids(store: Path, stage: str) -> list[str]:
     return [id for id in Store(store) if id.startswith(stage)]
 
 
-def test_a_report_that_cannot_be_written_is_a_warning_and_the_run_is_whole(
+def test_an_unwritable_report_is_a_warning_and_the_run_succeeds(
     store: Path, demo: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (store / "reports").write_text("in the way")
@@ -331,7 +331,7 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_the_run_is_whole(
     assert "no report: " in caplog.text
 
 
-def test_an_artifact_stands_for_the_chain_it_belongs_to(finished: Path, tmp_path: Path) -> None:
+def test_report_accepts_the_id_of_any_artifact_of_a_chain(finished: Path, tmp_path: Path) -> None:
     answers = artifact(finished, "answers").record.id
     store = Path(shutil.copytree(finished, tmp_path / "store"))
     for number, id in enumerate((answers, artifact(finished, "frames").record.id)):
@@ -340,7 +340,7 @@ def test_an_artifact_stands_for_the_chain_it_belongs_to(finished: Path, tmp_path
         assert answers in text and "gives the right answer to" in text
 
 
-def test_a_folder_of_other_things_is_refused_and_left_as_it_is(
+def test_report_refuses_and_keeps_a_folder_with_other_files(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine").mkdir()
@@ -356,7 +356,7 @@ def test_a_folder_of_other_things_is_refused_and_left_as_it_is(
     assert (beside / "half.txt").is_file() and {path.name for path in report.parent.glob(".*")} == set()
     for name in ("thesis.txt", "data/thesis.txt"):
         (report / name).write_text("years")
-        (report / "index.html").unlink(missing_ok=True)  # so that it is to be written anew
+        (report / "index.html").unlink(missing_ok=True)  # so that the report is written again
         assert main(["report", "small", "--store", str(store), "-o", str(report)]) == 1
         assert f"holds {name!r}, which is no part of a report" in capsys.readouterr().err
         (report / name).unlink()
@@ -372,8 +372,8 @@ def test_a_folder_of_other_things_is_refused_and_left_as_it_is(
     assert "small and small are one run; wanted two" in capsys.readouterr().err
 
 
-def test_thumbnails_have_the_shape_that_players_show(tmp_path: Path, two_runs: Path) -> None:
-    """A phone held upright writes lying pictures, and that they are to be turned."""
+def test_thumbnails_have_the_displayed_shape(tmp_path: Path, two_runs: Path) -> None:
+    """A phone held upright stores landscape frames with a rotation flag."""
     lying = make_video(tmp_path / "lying.mp4", size=(96, 48))
     turned = rotate(make_video(tmp_path / "turned.mp4", size=(96, 48)), 90)
     images = make_image_folder(tmp_path / "images", n_frames=1)
@@ -387,7 +387,7 @@ def test_thumbnails_have_the_shape_that_players_show(tmp_path: Path, two_runs: P
     assert {(row.width, row.height, row.note, len(row.images)) for row in rows} == {(80, 80, "", 8)} and len(rows) == 8
 
 
-def test_thumbnails_are_the_same_however_many_frames_are_read_at_once(
+def test_thumbnails_do_not_depend_on_the_read_batch_size(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = []
@@ -400,7 +400,7 @@ def test_thumbnails_are_the_same_however_many_frames_are_read_at_once(
     assert rows[0] == rows[1] and len(rows[0][0].images) == 8
 
 
-def test_answers_are_calibrated_where_the_share_of_right_ones_is_their_probability() -> None:
+def test_calibration_compares_probabilities_with_the_share_of_right_answers() -> None:
     assert option_probabilities([0.0, 0.0]).tolist() == [0.5, 0.5]
     bins = calibration_bins([0.75, 0.75, 0.75, 0.75, 1.0], [True, True, True, False, False])
     assert [(each.low, each.n_answers, each.share_right) for each in bins if each.n_answers] == [
@@ -410,15 +410,15 @@ def test_answers_are_calibrated_where_the_share_of_right_ones_is_their_probabili
     assert expected_calibration_error(bins) == pytest.approx(0.2) and expected_calibration_error([]) is None
 
 
-def test_a_run_of_queries_reports_its_moments(finished: Path, demo: Path, tmp_path: Path) -> None:
+def test_the_report_of_a_moment_run_covers_its_queries(finished: Path, demo: Path, tmp_path: Path) -> None:
     store = Path(shutil.copytree(finished, tmp_path / "store"))
     assert sevila("run", demo, store, "--set", "score_frames.prompt=moment", "--report") == 0
     text = (store / "reports" / "small" / "index.html").read_text()
-    assert "the true moments of the 0 queries are not known" in text or "of 30 queries" in text
+    assert "the true moments of the 0 queries are not known" in text
     assert "retrieve_moments" in text
 
 
-def test_keyframes_by_scores_from_elsewhere_are_called_so(store: Path, demo: Path, tmp_path: Path) -> None:
+def test_the_report_names_imported_scores(store: Path, demo: Path, tmp_path: Path) -> None:
     videos = [path.stem for path in sorted((demo / "videos").iterdir())]
     rows = [f"{video}#{number},{frame},{frame % 7}" for video in videos for number in range(3) for frame in range(48)]
     (tmp_path / "scores.csv").write_text("\n".join(["question_id,frame_index,score", *rows]))
@@ -429,12 +429,12 @@ def test_keyframes_by_scores_from_elsewhere_are_called_so(store: Path, demo: Pat
     assert "score × 100" in text and "import_scores" in text
 
 
-def test_the_papers_numbers_stand_beside_those_of_its_data_sets() -> None:
+def test_published_accuracies_exist_for_paper_data_sets_only() -> None:
     assert published_accuracies("nextqa")["refined Localizer"] == {"zero-shot": 64.6, "fine-tuned": 73.8}
     assert published_accuracies("plain") == {}
 
 
-def test_a_name_goes_on_though_a_later_version_has_a_stage_more(tmp_path: Path) -> None:
+def test_a_named_run_accepts_settings_of_an_added_stage(tmp_path: Path) -> None:
     with pinning(Store(tmp_path), "baseline", "small", {"evaluate": {"seed": 0}}, []):
         pass
     with pinning(
@@ -448,7 +448,7 @@ def test_a_name_goes_on_though_a_later_version_has_a_stage_more(tmp_path: Path) 
         pass
 
 
-def test_the_page_in_prefect_names_the_report(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prefect_page_links_to_the_report(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = []
     monkeypatch.setattr("workers.pages.create_markdown_artifact", lambda page, key, about: pages.append(page))
     monkeypatch.setattr("workers.pages.whose_page", lambda store: "Made by a run.")
@@ -460,6 +460,6 @@ def test_the_page_in_prefect_names_the_report(finished: Path, monkeypatch: pytes
     )
 
 
-def test_no_report_is_written_where_nobody_wants_one(store: Path, demo: Path) -> None:
+def test_no_report_is_written_when_it_is_switched_off(store: Path, demo: Path) -> None:
     assert os.environ["SEVILA_REPORT"] == "no"
     assert sevila("run", demo, store) == 0 and not (store / "reports").exists()

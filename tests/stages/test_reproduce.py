@@ -1,4 +1,4 @@
-"""`sevila reproduce` on a few small videos: every table runs, rows share work, and what is missing is said on a page."""
+"""`sevila reproduce` on a few small videos: every table runs, rows share work, and missing data is listed on a page."""
 
 import json
 import re
@@ -31,23 +31,23 @@ CLIP = "openai/clip-vit-large-patch14"
 class Reproduced(NamedTuple):
     world: Path
     store: Path
-    zero_shot: list[Record]  # what table2 alone left
+    zero_shot: list[Record]  # of table2 alone
     tables: str
 
 
 def reproduce(world: Path, store: Path, *names: str) -> int:
-    own = ["--dataset", str(world / "full.toml"), "--seeds", "3", "--processes", "1", "--quiet"]
-    own += ["--weights", f"{CLIP}={world / 'clip'}", "--scores", f"moment-detr={world / 'scores.jsonl'}"]
-    return main(["reproduce", *names, *own, *places(world, store)])
+    options = ["--dataset", str(world / "full.toml"), "--seeds", "3", "--processes", "1", "--quiet"]
+    options += ["--weights", f"{CLIP}={world / 'clip'}", "--scores", f"moment-detr={world / 'scores.jsonl'}"]
+    return main(["reproduce", *names, *options, *places(world, store)])
 
 
 def write_spans(world: Path, store: Path, keyframes: str) -> None:
-    """Write windows that a Moment-DETR might have predicted, as scores of the sampled frames."""
-    asked = [f"test{video}.mp4#{number}" for video in range(3) for number in range(2)]
-    spans = [{"qid": id, "pred_relevant_windows": [[0.5, 2.0, 0.9]]} for id in asked]
+    """Write windows in the format of Moment-DETR, converted to scores of the sampled frames."""
+    question_ids = [f"test{video}.mp4#{number}" for video in range(3) for number in range(2)]
+    spans = [{"qid": id, "pred_relevant_windows": [[0.5, 2.0, 0.9]]} for id in question_ids]
     (world / "spans.jsonl").write_text("".join(json.dumps(row) + "\n" for row in spans))
-    there = ["--store", str(store), "-o", str(world / "scores.jsonl")]
-    assert main(["moments", "scores", str(world / "spans.jsonl"), keyframes, *there]) == 0
+    options = ["--store", str(store), "-o", str(world / "scores.jsonl")]
+    assert main(["moments", "scores", str(world / "spans.jsonl"), keyframes, *options]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def cells(page: str, table: str) -> dict[tuple[str, str], str]:
 
 
 @pytest.mark.slow
-def test_every_row_of_every_table_that_can_run_has_a_number_and_the_others_say_what_they_need(
+def test_every_runnable_row_has_a_number_and_other_rows_state_what_is_missing(
     reproduced: Reproduced,
 ) -> None:
     for name, table in read_paper().tables.items():
@@ -93,21 +93,21 @@ def test_every_row_of_every_table_that_can_run_has_a_number_and_the_others_say_w
 
 
 @pytest.mark.slow
-def test_a_zero_shot_table_trains_no_answerer_and_encodes_no_training_video_but_the_localizers(
+def test_a_zero_shot_table_trains_only_the_localizer(
     reproduced: Reproduced,
 ) -> None:
-    made = Counter(record.stage for record in reproduced.zero_shot)
-    assert made["pretrain_localizer"] == 1 and not made["finetune_answerer"] and not made["label_frames"]
-    assert made["extract_features"] == 2  # the evaluated split's and the moments'
-    assert made["answer_questions"] == 3
+    stages = Counter(record.stage for record in reproduced.zero_shot)
+    assert stages["pretrain_localizer"] == 1 and not stages["finetune_answerer"] and not stages["label_frames"]
+    assert stages["extract_features"] == 2  # the evaluated split's and the moments'
+    assert stages["answer_questions"] == 3
 
 
 @pytest.mark.slow
-def test_tables_share_all_common_work_and_running_them_again_makes_nothing(
+def test_tables_share_artifacts_and_a_rerun_builds_nothing(
     reproduced: Reproduced, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stages = Counter(record.stage for record in records(reproduced.store).values())
-    # other numbers of frames, of keyframes and other prompts are of the evaluated split: nobody is trained for them
+    # rows with other numbers of frames or keyframes, or other prompts, train nothing
     assert stages["pretrain_localizer"] == 2  # of one frame, and of four
     assert stages["refine_localizer"] == 5  # rounds 1, 2 and 3, without pre-training, and of four frames
     assert stages["train_selector"] == 2 and stages["score_by_selector"] == 2  # table 6 is zero-shot
@@ -126,18 +126,18 @@ def test_tables_share_all_common_work_and_running_them_again_makes_nothing(
 
 
 @pytest.mark.slow
-def test_rows_are_the_settings_of_the_chain_that_a_run_of_it_reuses(
+def test_a_run_of_the_recipe_reuses_the_artifacts_of_the_tables(
     reproduced: Reproduced, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["plan", str(reproduced.world / "full.toml"), "--seed", "3", *places(reproduced.world, reproduced.store)]
-    assert main(asked) == 0
+    command = ["plan", str(reproduced.world / "full.toml"), "--seed", "3", *places(reproduced.world, reproduced.store)]
+    assert main(command) == 0
     for line in capsys.readouterr().out.splitlines():
         if re.search(r"\(.*(zero-shot|fine-tuned)\)$", line) and "voting" not in line:
             assert line.startswith("exists"), line
 
 
 @pytest.mark.slow
-def test_the_oracle_is_right_wherever_a_single_frame_is(reproduced: Reproduced) -> None:
+def test_any_frame_accuracy_is_at_least_the_voting_accuracy(reproduced: Reproduced) -> None:
     measured = cells(reproduced.tables, "table9")
     for row in ("zero-shot", "fine-tuned"):
         voting, any_frame = (float(measured[row, figure].split()[0]) for figure in ("accuracy", "any frame"))
@@ -145,7 +145,7 @@ def test_the_oracle_is_right_wherever_a_single_frame_is(reproduced: Reproduced) 
 
 
 @pytest.mark.slow
-def test_costs_are_told_by_stage_and_in_all_for_first_and_later_runs(reproduced: Reproduced) -> None:
+def test_the_cost_table_lists_stages_and_their_total(reproduced: Reproduced) -> None:
     section = reproduced.tables.split("\n## table15: ")[1].split("\n## ")[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:2] == "| "]
     figures = [line for line in lines if len(line) == 6 and line[0] not in ("stage", "---")]
@@ -160,14 +160,14 @@ def test_costs_are_told_by_stage_and_in_all_for_first_and_later_runs(reproduced:
     assert 0 < parameters[0] < parameters[1]  # the Localizer's Q-Former
 
 
-def test_with_nothing_present_one_page_says_what_is_needed(
+def test_reproduce_without_data_prints_one_page_of_requirements(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["reproduce", "all", "--store", str(tmp_path / "store")]) == 0
     page = capsys.readouterr().out
     assert len(page.splitlines()) < 60
-    for wanted in (
+    for pattern in (
         r"annotations nextqa +splits train, val +https://",
         r"videos nextqa +at most 4,440 clips; [\d,]+ GB of features",
         r"weights Salesforce/blip2-flan-t5-xl +15\.8 GB +https://",
@@ -176,30 +176,30 @@ def test_with_nothing_present_one_page_says_what_is_needed(
         r"all together, with shared steps once +[\d.]+\n",
         r"--annotations NAME=PATH",
     ):
-        assert re.search(wanted, page), wanted
+        assert re.search(pattern, page), pattern
     hours = [float(line.split()[-1]) for line in page.splitlines() if re.match(r"table\d", line)]
     together = float(re.findall(r"shared steps once +([\d.]+)", page)[0])
     assert max(hours) < together < sum(hours)
     assert not records(tmp_path / "store")
 
 
-def test_only_a_plan_takes_the_stores_memory_for_what_is_not_here(
+def test_only_a_plan_uses_places_remembered_by_the_store(
     demo: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # no sevila.toml
     row, subject = PaperRow(name="any", keyframes="forward"), Subject(SMALL, is_own=True)
-    there = {"annotations": [str(demo / "questions.csv")], "videos": [str(demo / "videos")]}
-    there["weights"] = [f"tiny-blip2={demo / 'tiny-blip2'}"]
-    for given, plan_only, is_measured in (({}, True, True), ({}, False, False), (there, False, True)):
+    sources = {"annotations": [str(demo / "questions.csv")], "videos": [str(demo / "videos")]}
+    sources["weights"] = [f"tiny-blip2={demo / 'tiny-blip2'}"]
+    for given, plan_only, is_measured in (({}, True, True), ({}, False, False), (sources, False, True)):
         rows = Reproduction(Request("", (), None, given), RunContext(Store(store)), plan_only)
         of_row = rows.measure(row, subject)
         assert of_row.is_measured == is_measured, of_row.problem
     steps, pinned = of_row.steps, known_uses(Store(store))[0]
-    assert {step.artifact.id for step in steps} <= set(pinned)  # though all of it is reused
+    assert {step.artifact.id for step in steps} <= set(pinned)  # even if all are reused
 
 
 @pytest.mark.slow
-def test_a_plan_runs_nothing_and_shows_the_numbers_that_the_store_has(
+def test_a_plan_runs_nothing_and_shows_stored_numbers(
     reproduced: Reproduced, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for store, cell in ((reproduced.store, "16.7 (0.0 - 50.0)"), (tmp_path / "store", "not run")):
@@ -211,7 +211,7 @@ def test_a_plan_runs_nothing_and_shows_the_numbers_that_the_store_has(
 
 
 @pytest.mark.parametrize(
-    ("typed", "message"),
+    ("arguments", "message"),
     [
         ("tabel3", "no table 'tabel3' to reproduce (did you mean 'table3'?)"),
         ("table3 --dataset nextq", "did you mean 'nextqa'?"),
@@ -222,22 +222,20 @@ def test_a_plan_runs_nothing_and_shows_the_numbers_that_the_store_has(
         ("table3 --set select_keyframes.kk=2", "has no key 'kk'"),
     ],
 )
-def test_what_no_row_could_run_with_is_refused_at_once(
-    typed: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_arguments_are_refused_before_any_row_runs(
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["reproduce", *typed.split(), "--store", str(tmp_path)]) == 1
+    assert main(["reproduce", *arguments.split(), "--store", str(tmp_path)]) == 1
     assert message in capsys.readouterr().err
 
 
-def test_two_recipes_of_one_name_are_refused_as_their_numbers_would_be_taken_for_seeds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_recipes_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipes = [tmp_path / folder / "own.toml" for folder in ("a", "b")]
     for recipe in recipes:
         recipe.parent.mkdir()
         recipe.write_text('[list_questions]\ndataset = "plain"\n')
-    own = [word for recipe in recipes for word in ("--dataset", str(recipe))]
-    assert main(["reproduce", "table2", *own, "--store", str(tmp_path / "store")]) == 1
+    options = [word for recipe in recipes for word in ("--dataset", str(recipe))]
+    assert main(["reproduce", "table2", *options, "--store", str(tmp_path / "store")]) == 1
     assert "has the same name, 'own'; rename one" in capsys.readouterr().err
 
 
@@ -250,7 +248,7 @@ def test_two_recipes_of_one_name_are_refused_as_their_numbers_would_be_taken_for
         "sweep plain --selectors top_k --k 1 --annotations",
     ],
 )
-def test_a_page_is_not_written_over_a_file_that_is_read(command: str, tmp_path: Path) -> None:
+def test_the_page_does_not_overwrite_an_input_file(command: str, tmp_path: Path) -> None:
     recipe = tmp_path / "own.toml"
     recipe.write_text('[list_questions]\ndataset = "plain"\n')
     options = ["-o", str(recipe), "--store", str(tmp_path / "store")]
@@ -271,24 +269,24 @@ def test_a_page_is_not_written_over_a_file_that_is_read(command: str, tmp_path: 
         ("table15", "SeViLA", (7.98, 3.28, 4.2)),
     ],
 )
-def test_published_numbers_are_the_papers(table: str, row: str, published: tuple[float, ...]) -> None:
+def test_published_numbers_equal_the_paper(table: str, row: str, published: tuple[float, ...]) -> None:
     rows = {each.name: each for each in read_paper().tables[table].rows}
     assert rows[row].published == published
 
 
-def test_numbers_that_stand_in_several_tables_agree() -> None:
+def test_numbers_repeated_in_several_tables_agree() -> None:
     tables = read_paper().tables
     of_ablation = {(row.keyframes, row.answered): row.published for row in tables["table3"].rows if not row.evaluated}
-    same = 0
+    n_equal = 0
     for name in ("table1", "table2"):
         for row in tables[name].rows:
             if (row.keyframes, row.answered) in of_ablation and not row.settings:
                 assert of_ablation[row.keyframes, row.answered] == row.published
-                same += 1
-    assert same == 5
+                n_equal += 1
+    assert n_equal == 5
 
 
-def test_of_several_seeds_the_interval_is_students() -> None:
+def test_the_interval_over_seeds_is_students_t() -> None:
     mean = over_seeds([Estimate(60.0, 55.0, 65.0), Estimate(62.0, 57.0, 67.0), Estimate(64.0, 59.0, 69.0)])
     assert mean is not None and mean.value == 62.0 and mean.low is not None
     assert mean.value - mean.low == pytest.approx(4.302653 * 2 / 3**0.5, rel=1e-6)
@@ -297,7 +295,7 @@ def test_of_several_seeds_the_interval_is_students() -> None:
     assert tally([Estimate(1.0, -1.0, 2.0), Estimate(2.0, 1.0, 3.0), Estimate(-3.0, -4.0, -2.0)]) == (2, 1)
 
 
-def test_seeds_that_change_nothing_are_one_run_with_its_own_interval(finished: Path) -> None:
+def test_seeds_with_equal_metrics_count_as_one_run(finished: Path) -> None:
     metrics = artifact(finished, "metrics")
     row = PaperRow(name="any", keyframes="uniform", published=(60.0,))
     table = PaperTable(title="t", columns=(PaperColumn(name="c", dataset=SMALL),), rows=(row, row), note="")
@@ -306,7 +304,7 @@ def test_seeds_that_change_nothing_are_one_run_with_its_own_interval(finished: P
     assert several == alone and re.search(r"\| \d+\.\d \(\d+\.\d - \d+\.\d\) \|", alone)
 
 
-def test_missing_videos_of_ones_own_recipe_are_listed() -> None:
+def test_missing_videos_of_a_custom_recipe_are_listed() -> None:
     missing = [VideoFiles(None, "not here", source="videos plain questions-1")]
     run = RowRun(Subject("mine.toml", 3, is_own=True), missing=missing, problem="not here")
     assert re.search(r"^videos plain +named ", needs_text(read_paper(), {"table2": [run]}), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Retrieval, evaluation and export on artifacts: handmade scores whose moments are known, and the demo's real chain."""
+"""Retrieval, evaluation and export of moments: from synthetic scores with known moments, and in the chain of the demo."""
 
 import json
 from dataclasses import replace
@@ -25,17 +25,17 @@ from stages.retrieve_moments import Moments, RetrieveMoments, retrieve_moments
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from stages.select_keyframes import SelectKeyframes, select_keyframes
-from tests.small_world import SMALL, write_small_world
+from tests.stages.runs import sevila
 
 FPS = 25.0
 
-# Ten frames of a 20 s video, one letter a frame: y is yes.
-ASKED = {"1": "nyynnnnnnn", "2": "ynnnnnnnny", "3": "nnnnnnnnnn", "4": "nyyynnyynn"}
+# Ten frames of a 20 s video, one letter per frame: y for yes, n for no.
+FRAME_LABELS = {"1": "nyynnnnnnn", "2": "ynnnnnnnny", "3": "nnnnnnnnnn", "4": "nyyynnyynn"}
 TRUE = {"1": [[2.0, 6.0]], "2": [[0.0, 2.0], [18.0, 20.0]], "3": [[4.0, 8.0]], "5": [[0.0, 10.0]]}
 
 
 def publish(store: Store, stage: str, tables: dict[str, list[dict[str, Any]]]) -> Any:
-    """Put an artifact with these rows into the store as if its stage had made it; unnamed columns are null."""
+    """Publish an artifact of a stage with these rows; columns without a value are null."""
     declared = STAGES[stage]
     id = f"{stage}-v{declared.version}-{len(list(store)):020x}"
     out = Output(store.partial(id), declared)
@@ -55,7 +55,7 @@ class World:
         self.run = RunContext(self.store, device="cpu")
         questions = [
             {"question_id": id, "video_id": f"v{id}", "clip_id": f"v{id}", "question": f"query {id}", "options": []}
-            for id in [*ASKED, "5"]
+            for id in [*FRAME_LABELS, "5"]
         ]
         moments = [
             {"question_id": id, "start_seconds": start, "end_seconds": end}
@@ -70,19 +70,19 @@ class World:
         tables = {"questions": questions, "moments": moments, "ratings": ratings, "videos": [], "rejected": []}
         self.questions: Questions = publish(self.store, "list_questions", tables)
         video = {"status": "ok", "reason": "", "frames_per_second": FPS, "n_frames_in_video": 500, "n_frames": 10}
-        videos = [video | {"video_id": f"v{id}", "duration_seconds": 20.0} for id in ASKED]
+        videos = [video | {"video_id": f"v{id}", "duration_seconds": 20.0} for id in FRAME_LABELS]
         videos.append({"video_id": "v5", "status": "failed", "reason": "empty: file of 0 bytes"})
         self.frames: Frames = publish(self.store, "sample_frames", {"videos": videos, "frames": list(self._frames())})
         self.scores: FrameScores = publish(self.store, "score_frames", {"frame_scores": list(self._scores())})
 
     def _frames(self) -> Any:
-        for id in ASKED:
+        for id in FRAME_LABELS:
             for position in range(10):
                 row = {"clip_id": f"v{id}", "video_id": f"v{id}", "position": position, "row": position}
                 yield row | {"frame_index": 25 + 50 * position, "seconds": 1.0 + 2 * position}
 
     def _scores(self) -> Any:
-        for id, letters in ASKED.items():
+        for id, letters in FRAME_LABELS.items():
             for position, letter in enumerate(letters):
                 row = {"question_id": id, "video_id": f"v{id}", "position": position, "frame_index": 25 + 50 * position}
                 row |= {"seconds": 1.0 + 2 * position, "truncated": False, "logit_no": 0.0}
@@ -101,40 +101,40 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path / "store")
 
 
-def found(moments: Moments, id: str) -> list[list[float]]:
+def windows_of(moments: Moments, id: str) -> list[list[float]]:
     rows = [row for row in moments.rows("moments") if row["question_id"] == id]
     assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
     return [[row["start_seconds"], row["end_seconds"], row["score"]] for row in rows]
 
 
-def test_yes_frames_become_moments_of_the_time_they_stand_for(world: World) -> None:
+def test_runs_of_yes_frames_become_moments(world: World) -> None:
     moments = world.retrieve()
-    assert found(moments, "1") == [[2.0, 6.0, 0.75]]
-    assert found(moments, "2") == [[0.0, 2.0, 0.75], [18.0, 20.0, 0.75]]  # eight frames between: not bridged
-    assert found(moments, "4") == [[2.0, 16.0, (5 * 0.75 + 2 * 0.125) / 7]]
-    assert found(moments, "3") == found(moments, "5") == []
+    assert windows_of(moments, "1") == [[2.0, 6.0, 0.75]]
+    assert windows_of(moments, "2") == [[0.0, 2.0, 0.75], [18.0, 20.0, 0.75]]  # eight frames between: not bridged
+    assert windows_of(moments, "4") == [[2.0, 16.0, (5 * 0.75 + 2 * 0.125) / 7]]
+    assert windows_of(moments, "3") == windows_of(moments, "5") == []
 
 
-def test_the_config_changes_bridging_decision_and_score(world: World) -> None:
-    assert found(world.retrieve(span_threshold=1), "4") == [[2.0, 8.0, 0.75], [12.0, 16.0, 0.75]]
-    assert found(world.retrieve(span_threshold=8), "2")[0][:2] == [0.0, 20.0]
-    assert found(world.retrieve(yes_margin=1.0), "1") == []  # a margin is exceeded, not reached
-    assert found(world.retrieve(yes_margin=-1.5), "3")[0][:2] == [0.0, 2.0]
-    assert found(world.retrieve(score_by="max", rank_by="logit_yes"), "4") == [[2.0, 16.0, 1.0]]
-    assert found(world.retrieve(without_yes="best_frame"), "3") == [[0.0, 2.0, 0.125]]
+def test_the_config_controls_bridging_threshold_and_score(world: World) -> None:
+    assert windows_of(world.retrieve(span_threshold=1), "4") == [[2.0, 8.0, 0.75], [12.0, 16.0, 0.75]]
+    assert windows_of(world.retrieve(span_threshold=8), "2")[0][:2] == [0.0, 20.0]
+    assert windows_of(world.retrieve(yes_margin=1.0), "1") == []  # a margin is exceeded, not reached
+    assert windows_of(world.retrieve(yes_margin=-1.5), "3")[0][:2] == [0.0, 2.0]
+    assert windows_of(world.retrieve(score_by="max", rank_by="logit_yes"), "4") == [[2.0, 16.0, 1.0]]
+    assert windows_of(world.retrieve(without_yes="best_frame"), "3") == [[0.0, 2.0, 0.125]]
 
 
-def test_every_query_has_a_row_that_says_what_was_looked_at(world: World) -> None:
+def test_every_query_has_a_row_with_status_and_yes_frames(world: World) -> None:
     moments = world.retrieve()
     rows = {row["question_id"]: row for row in moments.rows("queries")}
     assert list(rows) == ["1", "2", "3", "4", "5"]
-    assert [rows[id]["n_yes_frames"] for id in ASKED] == [2, 2, 0, 5]
+    assert [rows[id]["n_yes_frames"] for id in FRAME_LABELS] == [2, 2, 0, 5]
     assert rows["5"]["status"] == "failed" and rows["5"]["reason"] == "empty: file of 0 bytes"
     assert rows["5"]["duration_seconds"] is None and rows["5"]["n_frames"] == 0
     assert moments.record.dropped == {"empty": 1}
 
 
-def test_evaluation_counts_failed_and_empty_queries_as_wrong_and_says_so(world: World) -> None:
+def test_evaluation_counts_failed_and_empty_queries_as_wrong(world: World) -> None:
     metrics: MomentMetrics = world.evaluate(world.retrieve())
     (counts,) = metrics.rows("counts")
     assert counts == {"n_queries": 4, "n_unlabelled": 1, "n_failed": 1, "n_without_moments": 1}
@@ -148,7 +148,7 @@ def test_evaluation_counts_failed_and_empty_queries_as_wrong_and_says_so(world: 
     assert "4 queries, of which 1 failed and 1 have no moment" in metrics.text()
 
 
-def test_keyframes_and_the_ranking_behind_them_are_judged_where_moments_are_known(world: World) -> None:
+def test_keyframes_and_their_ranking_are_evaluated_against_true_moments(world: World) -> None:
     chosen = build(
         select_keyframes, SelectKeyframes(k=2), world.run, [world.questions, world.frames, world.scores, None]
     )
@@ -167,7 +167,7 @@ def test_keyframes_and_the_ranking_behind_them_are_judged_where_moments_are_know
     assert metrics.text().splitlines()[1].split()[:4] == ["keyframes", "2", "4", "1"]
 
 
-def test_keyframes_chosen_without_scores_are_judged_alone(world: World) -> None:
+def test_keyframes_chosen_without_scores_are_evaluated_without_a_ranking(world: World) -> None:
     uniform = SelectKeyframes(method="uniform", k=5)
     chosen = build(select_keyframes, uniform, world.run, [world.questions, world.frames, None, None])
     inputs = [world.questions, world.frames, None, chosen]
@@ -188,11 +188,11 @@ def test_oracle_keyframes_are_spread_over_the_frames_in_true_moments(world: Worl
     assert rows["5"]["reason"] == "empty: file of 0 bytes"
     assert oracle(2).record.dropped == {"no_moments": 1, "empty": 1}
     inputs = [world.questions, world.frames, None, oracle(2)]
-    (judged,) = build(evaluate_localization, EvaluateLocalization(), world.run, inputs).rows("localization")
-    assert judged["precision_percent"] == judged["frame_recall_percent"] == 75.0  # of 4, one of which failed
+    (metrics,) = build(evaluate_localization, EvaluateLocalization(), world.run, inputs).rows("localization")
+    assert metrics["precision_percent"] == metrics["frame_recall_percent"] == 75.0  # of 4, one of which failed
 
 
-def test_a_moment_between_two_sampled_frames_has_no_oracle_frame_and_is_no_failed_video(tmp_path: Path) -> None:
+def test_a_moment_between_two_sampled_frames_has_no_oracle_frame_and_fails_no_video(tmp_path: Path) -> None:
     world = World(tmp_path / "store")
     moments = [{"question_id": "1", "start_seconds": 3.5, "end_seconds": 4.5}]
     tables = {"questions": world.questions.rows("questions"), "moments": moments, "videos": [], "rejected": []}
@@ -201,11 +201,11 @@ def test_a_moment_between_two_sampled_frames_has_no_oracle_frame_and_is_no_faile
     first = chosen.rows("keyframes")[0]
     assert first["reason"] == "no_true_frame: none of the 10 sampled frames lies in a true moment"
     inputs = [questions, world.frames, None, chosen]
-    (judged,) = build(evaluate_localization, EvaluateLocalization(), world.run, inputs).rows("localization")
-    assert (judged["n_failed"], judged["n_without_true_frame"], judged["hit_percent"]) == (0, 1, 0.0)
+    (metrics,) = build(evaluate_localization, EvaluateLocalization(), world.run, inputs).rows("localization")
+    assert (metrics["n_failed"], metrics["n_without_true_frame"], metrics["hit_percent"]) == (0, 1, 0.0)
 
 
-def test_the_submission_has_a_line_per_query_in_the_benchmarks_format(
+def test_a_submission_has_one_line_per_query_in_the_benchmark_format(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     moments = world.retrieve()
@@ -224,7 +224,7 @@ def test_the_submission_has_a_line_per_query_in_the_benchmarks_format(
     assert "2 queries have no window" in caplog.text and "1 whose video failed, 1 without a yes frame" in caplog.text
 
 
-def test_the_submission_is_judged_as_the_stage_judges(
+def test_evaluating_a_submission_gives_the_metrics_of_the_stage(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moments = world.retrieve()
@@ -242,12 +242,14 @@ def test_the_submission_is_judged_as_the_stage_judges(
 
 
 @pytest.mark.parametrize("table", ["moments", "queries"])
-def test_moments_of_a_cut_table_are_neither_exported_nor_judged(world: World, table: str) -> None:
-    whole = world.retrieve()
-    tables = {name: whole.rows(name) for name in ("moments", "queries")}
-    part = publish(world.store, "retrieve_moments", tables | {table: tables[table][:-2]})
-    with pytest.raises(CorruptArtifactError, match=f"{part.id}: lacks . of the . "):
-        world.evaluate(part)
+def test_moments_of_a_truncated_table_are_neither_exported_nor_evaluated(world: World, table: str) -> None:
+    complete = world.retrieve()
+    tables = {name: complete.rows(name) for name in ("moments", "queries")}
+    truncated = publish(world.store, "retrieve_moments", tables | {table: tables[table][:-2]})
+    with pytest.raises(CorruptArtifactError, match=f"{truncated.id}: lacks . of the . "):
+        world.evaluate(truncated)
+    with pytest.raises(CorruptArtifactError, match=f"{truncated.id}: lacks . of the . "):
+        list(submission(world.store, truncated.id))
 
 
 def test_stale_moments_are_exported_with_a_warning(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -266,23 +268,14 @@ def test_only_moments_can_be_exported(world: World) -> None:
         list(submission(world.store, "score_frames"))
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo")
-    write_small_world(folder)
-    return folder
-
-
-def test_a_recipe_that_asks_for_moments_runs_to_moments_and_loads_no_answerer(
+def test_a_moment_recipe_ends_with_moments_and_loads_no_answerer(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "store"
-    places = ["--annotations", f"{demo / 'questions.csv'}", "--videos", f"{demo / 'videos'}"]
-    places += ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", f"{store}", "--device", "cpu"]
-    assert main(["run", SMALL, *places, "--set", "score_frames.prompt=moment"]) == 0
-    made = {Store(store).record(id).stage for id in Store(store)}
-    assert {"retrieve_moments", "evaluate_moments"} <= made
-    assert not {"init_answerer", "answer_questions", "evaluate_localization"} & made  # no moment is known to judge by
+    assert sevila("run", demo, store, "--set", "score_frames.prompt=moment") == 0
+    stages = {Store(store).record(id).stage for id in Store(store)}
+    assert {"retrieve_moments", "evaluate_moments"} <= stages
+    assert not {"init_answerer", "answer_questions", "evaluate_localization"} & stages  # no true moments are known
     assert "30 queries, none of them with known moments" in capsys.readouterr().out
     (id,) = [id for id in Store(store) if id.startswith("retrieve_moments")]
     lines = list(submission(Store(store), id))

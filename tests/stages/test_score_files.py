@@ -1,4 +1,4 @@
-"""Choosing from AKS's two lists, made elsewhere."""
+"""Frame selection from the two JSON files of AKS: scores and frame numbers."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ SCORES = [[0.1, 0.9, 0.3, 0.2], [], [5, 1.5]]
 FRAMES = [[0, 25, 50, 75], [], [0, 30]]
 
 
-def files(folder: Path, scores: Any = SCORES, frames: Any = FRAMES) -> tuple[Path, Path]:
+def write_files(folder: Path, scores: Any = SCORES, frames: Any = FRAMES) -> tuple[Path, Path]:
     paths = folder / "scores.json", folder / "frames.json"
     for path, content in zip(paths, (scores, frames), strict=True):
         path.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -26,14 +26,14 @@ def files(folder: Path, scores: Any = SCORES, frames: Any = FRAMES) -> tuple[Pat
 
 def test_a_published_score_file_gives_the_published_frame_file(tmp_path: Path) -> None:
     published = json.loads(GOLDEN.read_text())
-    paths = files(tmp_path, published["scores"], published["frames"])
+    paths = write_files(tmp_path, published["scores"], published["frames"])
     for k, selected in published["selected"].items():
         assert select_frames(*paths, "aks", int(k), {"official": True}) == selected
 
 
 def test_the_command_gives_the_published_frame_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     published = json.loads(GOLDEN.read_text())
-    paths = [str(path) for path in files(tmp_path, published["scores"], published["frames"])]
+    paths = [str(path) for path in write_files(tmp_path, published["scores"], published["frames"])]
     k, selected = next(iter(published["selected"].items()))
     output = tmp_path / "made" / "selected_frames.json"
     words = ["keyframes", "select", *paths, "--selector", "aks", "--official", "--k", k]
@@ -44,12 +44,13 @@ def test_the_command_gives_the_published_frame_file(tmp_path: Path, capsys: pyte
 
 
 def test_the_command_takes_a_selectors_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = [str(path) for path in files(tmp_path, [[0.5] * 400], [list(range(400))])]
-    drawn = []
+    paths = [str(path) for path in write_files(tmp_path, [[0.5] * 400], [list(range(400))])]
+    selections = []
     for seed in (1, 2, 1):
         assert main(["keyframes", "select", *paths, "--selector", "q_frame", "--k", "8", "--set", f"seed={seed}"]) == 0
-        drawn.append(json.loads(capsys.readouterr().out))
-    assert drawn[0] == drawn[2] == select_frames(Path(paths[0]), Path(paths[1]), "q_frame", 8, {"seed": 1}) != drawn[1]
+        selections.append(json.loads(capsys.readouterr().out))
+    expected = select_frames(Path(paths[0]), Path(paths[1]), "q_frame", 8, {"seed": 1})
+    assert selections[0] == selections[2] == expected != selections[1]
 
 
 @pytest.mark.parametrize(
@@ -61,18 +62,16 @@ def test_the_command_takes_a_selectors_options(tmp_path: Path, capsys: pytest.Ca
         (["--selector", "mdp3"], "mdp3 needs vectors of the frames, which score files do not contain"),
     ],
 )
-def test_a_slip_in_the_command_is_one_error(
+def test_an_invalid_command_is_one_error_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert main(["keyframes", "select", *map(str, files(tmp_path)), *words]) == 1
+    assert main(["keyframes", "select", *map(str, write_files(tmp_path)), *words]) == 1
     printed = capsys.readouterr()
     assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
 
 
-def test_the_scores_are_not_overwritten_and_a_list_has_no_other_formats_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    scores, frames = files(tmp_path)
+def test_the_output_is_a_json_file_and_not_an_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores, frames = write_files(tmp_path)
     before = scores.read_bytes()
     (tmp_path / "link.json").symlink_to(scores)
     for output, message in (
@@ -86,13 +85,13 @@ def test_the_scores_are_not_overwritten_and_a_list_has_no_other_formats_name(
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_each_entry_gives_its_own_frames_and_one_without_frames_none(tmp_path: Path) -> None:
-    assert select_frames(*files(tmp_path), "top_k", 2) == [[25, 50], [], [0, 30]]
-    assert select_frames(*files(tmp_path, [], []), "top_k", 2) == []
+def test_each_entry_has_its_own_selection(tmp_path: Path) -> None:
+    assert select_frames(*write_files(tmp_path), "top_k", 2) == [[25, 50], [], [0, 30]]
+    assert select_frames(*write_files(tmp_path, [], []), "top_k", 2) == []
 
 
-def test_entries_of_equal_scores_have_draws_of_their_own(tmp_path: Path) -> None:
-    paths = files(tmp_path, [[0.5] * 400] * 2, [list(range(400))] * 2)
+def test_entries_with_equal_scores_are_sampled_independently(tmp_path: Path) -> None:
+    paths = write_files(tmp_path, [[0.5] * 400] * 2, [list(range(400))] * 2)
     first, second = select_frames(*paths, "q_frame", 8)
     assert first != second
     assert select_frames(*paths, "q_frame", 8) == [first, second] != select_frames(*paths, "q_frame", 8, {"seed": 1})
@@ -125,24 +124,22 @@ def test_entries_of_equal_scores_have_draws_of_their_own(tmp_path: Path) -> None
         (SCORES, "<!doctype html><p>404", r"frames.json: an HTML page"),
     ],
 )
-def test_what_is_wrong_with_an_entry_is_one_error_that_names_it(
-    tmp_path: Path, scores: Any, frames: Any, message: str
-) -> None:
+def test_an_invalid_entry_is_an_error_that_names_it(tmp_path: Path, scores: Any, frames: Any, message: str) -> None:
     with pytest.raises(SchemaError, match=message):
-        select_frames(*files(tmp_path, scores, frames), "top_k", 2)
+        select_frames(*write_files(tmp_path, scores, frames), "top_k", 2)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    scores, _ = files(tmp_path)
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    scores, _ = write_files(tmp_path)
     with pytest.raises(MissingSourceError, match=r"nowhere.json: cannot be read"):
         select_frames(scores, tmp_path / "nowhere.json", "top_k", 2)
 
 
-def test_a_selector_that_needs_more_than_scores_says_so(tmp_path: Path) -> None:
+def test_selectors_that_need_more_than_scores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SevilaError, match="mdp3 needs vectors of the frames, which score files do not contain"):
-        select_frames(*files(tmp_path), "mdp3", 2)
+        select_frames(*write_files(tmp_path), "mdp3", 2)
     with pytest.raises(SevilaError, match="oracle needs moments and seconds"):
-        select_frames(*files(tmp_path), "oracle", 2)
+        select_frames(*write_files(tmp_path), "oracle", 2)
 
 
 def test_an_unknown_selector_option_or_k_is_refused_before_the_files_are_read(tmp_path: Path) -> None:
@@ -155,7 +152,7 @@ def test_an_unknown_selector_option_or_k_is_refused_before_the_files_are_read(tm
         select_frames(nowhere, nowhere, "aks", 0)
 
 
-def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_writing_replaces_a_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     write_data("[[1, 2]]", output)
     write_data("[[3]]", output)

@@ -1,4 +1,4 @@
-"""Any selector of the registry in a recipe: by the Localizer's scores or without, with its options, from another package too."""
+"""Any registered selector in a recipe: with or without Localizer scores, with options, and from another package."""
 
 import shutil
 from pathlib import Path
@@ -55,7 +55,7 @@ def chosen_rows(store: Path) -> list[dict[str, Any]]:
     ("name", "options"),
     [("aks", {"t1": 0.1}), ("bolt", {"power": 3.0}), ("q_frame", {}), ("peaks", {"neighbours": 2}), ("top_k", {})],
 )
-def test_a_selector_chooses_in_a_chain_what_it_chooses_of_the_same_scores_alone(
+def test_a_selector_in_a_chain_chooses_the_same_frames_as_called_directly(
     name: str, options: dict[str, Any], demo: Path, store: Path
 ) -> None:
     text = ", ".join(f"{key} = {value}" for key, value in options.items())
@@ -67,33 +67,33 @@ def test_a_selector_chooses_in_a_chain_what_it_chooses_of_the_same_scores_alone(
     assert len(rows) == 24
     for row in rows:
         scores = by_question.ranking("logit_yes")[row["question_id"]]
-        wanted = selector(Candidates.of(scores=scores, question_id=row["question_id"]), 3, checked)
-        assert row["positions"] == wanted.tolist() and row["scores"] == scores[wanted].tolist()
+        expected = selector(Candidates.of(scores=scores, question_id=row["question_id"]), 3, checked)
+        assert row["positions"] == expected.tolist() and row["scores"] == scores[expected].tolist()
 
 
 @pytest.mark.parametrize("rank_by", RANKED_BY)
-def test_frames_rank_alike_by_the_columns_that_are_looked_at_and_by_all(rank_by: RankBy, finished: Path) -> None:
+def test_ranking_by_the_required_columns_equals_ranking_of_all_columns(rank_by: RankBy, finished: Path) -> None:
     scores = artifact(finished, "frame_scores")
-    by_all, by_own = (scores.by_question(*names).ranking(rank_by) for names in ((), RANKED_BY[rank_by]))
-    assert len(by_own) == 24
-    assert {id: values.tolist() for id, values in by_own.items()} == {id: by_all[id].tolist() for id in by_all}
+    of_all, of_required = (scores.by_question(*names).ranking(rank_by) for names in ((), RANKED_BY[rank_by]))
+    assert len(of_required) == 24
+    assert {id: values.tolist() for id, values in of_required.items()} == {id: of_all[id].tolist() for id in of_all}
 
 
-def test_frames_that_a_selector_takes_twice_are_answered_from(demo: Path, store: Path) -> None:
+def test_keyframes_chosen_twice_are_answered(demo: Path, store: Path) -> None:
     assert sevila("run", demo, store, *settings("selector=bolt", "options={power = 60}")) == 0
     assert any(len(set(row["positions"])) < len(row["positions"]) for row in chosen_rows(store))
     answers = artifact(store, "answers").rows("answers")
     assert [row["status"] for row in answers].count("ok") == 24
 
 
-def test_a_selector_that_chooses_no_frame_fails_the_question_not_its_video(demo: Path, store: Path) -> None:
+def test_a_selector_that_chooses_no_frame_fails_the_question_and_not_its_video(demo: Path, store: Path) -> None:
     assert sevila("run", demo, store, *settings("selector=aks", "options={official = true, t1 = 2}")) == 0
     failed = artifact(store, "keyframes").rows("keyframes")[0]
     assert failed["reason"] == "no_frame_chosen: aks chose none of the 8 sampled frames" and not failed["positions"]
-    assert len(artifact(store, "metrics").rows("missing_videos")) == 2  # those that cannot be read
+    assert len(artifact(store, "metrics").rows("missing_videos")) == 2  # the unreadable ones
 
 
-def test_another_packages_selector_without_scores_needs_no_localizer(
+def test_an_external_selector_without_scores_needs_no_localizer(
     demo: Path, finished: Path, package: Package, tmp_path: Path
 ) -> None:
     package("every_nth", WITHOUT_SCORES)
@@ -105,14 +105,14 @@ def test_another_packages_selector_without_scores_needs_no_localizer(
     assert all(row["positions"] == [0, 3, 6] and row["scores"] == [] for row in chosen_rows(store))
 
 
-def test_another_packages_selector_of_scores_goes_by_the_localizers(demo: Path, store: Path, package: Package) -> None:
+def test_an_external_selector_of_scores_reads_the_localizers_scores(demo: Path, store: Path, package: Package) -> None:
     package("every_nth", WITH_SCORES)
     assert sevila("run", demo, store, *settings("selector=every_nth")) == 0
     assert all(row["positions"] == [0, 2, 4, 6] and len(row["scores"]) == 4 for row in chosen_rows(store))
     assert artifact(store, "keyframes").record.inputs["scores"]
 
 
-def test_selections_that_were_there_before_keep_their_config() -> None:
+def test_the_original_methods_keep_their_config() -> None:
     before = {"method": "localizer", "k": 4, "rank_by": "logit_yes", "seed": 0}
     assert config().model_dump() == before
     for method in ("uniform", "oracle"):
@@ -121,7 +121,7 @@ def test_selections_that_were_there_before_keep_their_config() -> None:
     assert config("selector=random", seed=3).model_dump() == before | {"method": "random", "seed": 3}
 
 
-def test_a_later_version_of_a_selector_is_another_identity(package: Package) -> None:
+def test_the_version_of_a_selector_is_part_of_its_identity(package: Package) -> None:
     package("every_nth", EVERY_NTH.format(version=2, parameters="n_frames", length="n_frames"))
     dumped = config("selector=every_nth").model_dump()
     assert dumped["selector_version"] == 2 and dumped["options"] == {"step": 2}
@@ -146,12 +146,12 @@ def test_a_later_version_of_a_selector_is_another_identity(package: Package) -> 
         (["method=localiser"], r"is no method \(did you mean 'localizer'\?\)"),
     ],
 )
-def test_a_selector_or_option_that_there_is_not_is_one_error(changes: list[str], message: str) -> None:
+def test_an_unknown_selector_or_option_is_an_error(changes: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         config(*changes)
 
 
-def test_a_full_chain_chooses_by_the_recipes_selector_where_a_localizer_scores() -> None:
+def test_a_full_chain_uses_the_recipes_selector_for_localizer_scores() -> None:
     recipe = load("plain", STAGES, ["select_keyframes.selector=q_frame"], seed=7)
     refined = recipe.config(STAGES["select_keyframes"], **Choice("refined", 1).changes)
     assert refined.selector == "q_frame" and refined.options == {"temperature": 0.8, "seed": 7}
@@ -161,7 +161,7 @@ def test_a_full_chain_chooses_by_the_recipes_selector_where_a_localizer_scores()
     assert random.model_dump() == {"method": "random", "k": 4, "rank_by": "logit_yes", "seed": 7}
 
 
-def test_a_full_chain_compares_another_packages_selector(package: Package) -> None:
+def test_a_full_chain_compares_an_external_selector(package: Package) -> None:
     package("every_nth", WITHOUT_SCORES)
     recipe = load("plain", STAGES, ["chain.selectors=['refined', 'oracle', 'every_nth']"])
     assert recipe.chain.selectors[2] == "every_nth" and Choice("every_nth").name == "every_nth"
@@ -172,7 +172,7 @@ def test_a_full_chain_compares_another_packages_selector(package: Package) -> No
         load("plain", STAGES, ["chain.selectors=['refind']"])
 
 
-def test_another_packages_selector_of_vectors_sees_those_of_features(demo: Path, store: Path, package: Package) -> None:
+def test_an_external_selector_of_vectors_reads_features(demo: Path, store: Path, package: Package) -> None:
     package("every_nth", EVERY_NTH.format(version=1, parameters="vectors", length="len(vectors)"))
     assert sevila("stage", demo, store, "select_keyframes", *settings("selector=every_nth")) == 0
     assert all(row["positions"] == [0, 2, 4, 6] and row["scores"] == [] for row in chosen_rows(store))
@@ -181,7 +181,7 @@ def test_another_packages_selector_of_vectors_sees_those_of_features(demo: Path,
 
 
 class ScoreNothing(Config):
-    """It has no keys."""
+    """No keys."""
 
 
 @stage(version=1, output=FrameScores)
@@ -190,7 +190,7 @@ def score_nothing(cfg: ScoreNothing, run: RunContext, questions: Questions, *, o
     out.write_rows("frame_scores", [])
 
 
-def test_questions_that_another_packages_scorer_leaves_out_say_so_and_blame_no_features(
+def test_questions_without_a_score_of_an_external_scorer_fail_as_unscored(
     demo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(STAGES, "score_nothing", score_nothing)

@@ -1,4 +1,4 @@
-"""`answer_with_vlm` by a server: what it says, and what it fails to."""
+"""`answer_with_vlm` through a chat server: replies, retries and failures."""
 
 import base64
 import email.utils
@@ -34,13 +34,13 @@ from tests.tiny_vlm import write_tiny_vlm
 pytestmark = pytest.mark.slow
 
 SERVED = ("--set", "answer_with_vlm.served=some/model", "--set", "answer_with_vlm.height=64")
-OF_TWO_VIDEOS_EACH = ("--shard-megabytes", "0.1")
+SHARDS_OF_TWO_VIDEOS = ("--shard-megabytes", "0.1")
 Say = Callable[[int, dict[str, Any]], Said]
 
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Say], ScriptedServer]]:
-    """Return a function that starts a server, which is then asked, with little patience."""
+    """Return a function that starts a scripted server and directs requests to it, with short timeouts."""
     patience = Patience(tries=3, first_seconds=0.001, put_off_seconds=5, answer_seconds=3)
     monkeypatch.setattr(chat_server, "PATIENCE", patience)
     with ExitStack() as running:
@@ -64,10 +64,8 @@ def ask(n_questions: int, folder: Path, at_once: int = 1, per_minute: float | No
         return [answer() for answer in [server.ask(question, [picture]) for _ in range(n_questions)]]
 
 
-def test_a_server_that_is_busy_fails_hangs_up_or_is_silent_is_asked_again(
-    serve: Callable[[Say], ScriptedServer], tmp_path: Path
-) -> None:
-    trouble = [
+def test_requests_are_retried_after_temporary_failures(serve: Callable[[Say], ScriptedServer], tmp_path: Path) -> None:
+    replies = [
         Said(429, b"slow down", {"Retry-After": "0.01"}),
         Said(429, b"slow down", {"Retry-After": email.utils.formatdate()}),
         Said(429, b"slow down", {"Retry-After": "soon"}),
@@ -81,13 +79,13 @@ def test_a_server_that_is_busy_fails_hangs_up_or_is_silent_is_asked_again(
         Said(hangs_up=True),
         Said(waits=True),
     ]
-    server = serve(lambda number, _: trouble[number] if number < len(trouble) else completion("B"))
+    server = serve(lambda number, _: replies[number] if number < len(replies) else completion("B"))
     assert [answer.prediction for answer in ask(3, tmp_path)] == [0, 1, 1]
-    assert len(server.bodies) == 1 + len(trouble)
+    assert len(server.bodies) == 1 + len(replies)
     assert len(ask(40, tmp_path, at_once=8)) == 40
 
 
-def test_a_server_gets_at_most_so_many_requests_a_minute_repeated_ones_too_however_many_wait(
+def test_the_request_rate_limit_includes_retries_and_concurrent_requests(
     serve: Callable[[Say], ScriptedServer], tmp_path: Path
 ) -> None:
     arrived: list[float] = []
@@ -103,7 +101,7 @@ def test_a_server_gets_at_most_so_many_requests_a_minute_repeated_ones_too_howev
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("reply", "reason"),
     [
         (completion("I cannot tell: A or B"), "unparsed_reply: names no option, or several: 'I cannot tell: A or B'"),
         (
@@ -123,22 +121,22 @@ def test_a_server_gets_at_most_so_many_requests_a_minute_repeated_ones_too_howev
         (Said(400, b"context length is 100 tokens"), "refused_by_server: 400: context length is 100 tokens"),
     ],
 )
-def test_what_a_server_says_that_is_no_answer_is_unanswered_with_the_reason(
-    serve: Callable[[Say], ScriptedServer], tmp_path: Path, said: Said, reason: str
+def test_an_invalid_reply_leaves_the_question_unanswered_with_a_reason(
+    serve: Callable[[Say], ScriptedServer], tmp_path: Path, reply: Said, reason: str
 ) -> None:
-    serve(lambda *_: said)
+    serve(lambda *_: reply)
     (answer,) = ask(1, tmp_path)
     assert answer.prediction is None and answer.reason.startswith(reason)
 
 
-def test_half_a_surrogate_pair_in_a_reply_can_be_stored(serve: Callable[[Say], ScriptedServer], tmp_path: Path) -> None:
+def test_unpaired_surrogates_in_a_reply_are_replaced(serve: Callable[[Say], ScriptedServer], tmp_path: Path) -> None:
     serve(lambda *_: completion("B. \ud83d \U0001f600", finish="\udcff"))
     (answer,) = ask(1, tmp_path)
     assert (answer.prediction, answer.text, answer.finish) == (1, "B. ? \U0001f600", "?")
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("reply", "message"),
     [
         (Said(500, b"out of memory"), "the server failed 3 times (500: out of memory)"),
         (Said(hangs_up=True), "the server failed 3 times (RemoteProtocolError"),
@@ -151,16 +149,16 @@ def test_half_a_surrogate_pair_in_a_reply_can_be_stored(serve: Callable[[Say], S
         (Said(302, b"moved"), "says 302: moved; expected the address of an OpenAI-compatible server"),
     ],
 )
-def test_a_server_that_answers_nobody_is_one_clear_error_however_many_are_asked_at_once(
+def test_a_server_that_fails_every_request_is_one_error(
     serve: Callable[[Say], ScriptedServer],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    said: Said,
+    reply: Said,
     message: str,
 ) -> None:
-    if said.repeats:
+    if reply.repeats:
         monkeypatch.setattr(chat_server, "PATIENCE", replace(chat_server.PATIENCE, answer_seconds=0.4))
-    serve(lambda number, _: completion("A") if number < 2 else said)
+    serve(lambda number, _: completion("A") if number < 2 else reply)
     with pytest.raises((MachineError, MissingSourceError), match=re.escape(message)) as error:
         ask(9, tmp_path, at_once=4)
     assert "a key" not in str(error.value)
@@ -170,14 +168,14 @@ BAD_HOSTS = ["127.0.0.1:abc", "127.0.0.1:99999", "[::1", "[zz]", "a..b", "xn--",
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "http://", *(f"http://{host}/v1" for host in BAD_HOSTS)])
-def test_an_address_that_is_none_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_server_address_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(MissingSourceError, match="OPENAI_BASE_URL"):
         ServerPlace.of_environment("some/model")
 
 
 @pytest.mark.parametrize("key", ["sk-schlüssel", "sk-\u2026", "sk-1\nsk-2"])
-def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_with_invalid_characters_is_refused_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://[::1]:8000/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "a key")
     assert ServerPlace.of_environment("some/model") == ("http://[::1]:8000/v1", "a key")
@@ -187,7 +185,7 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str, monkey
     assert "sk-" not in str(error.value)
 
 
-def test_a_model_of_a_server_of_its_own_is_asked_there_and_other_servers_keys_stay_away(
+def test_each_model_uses_the_address_and_key_of_its_own_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in (
@@ -213,36 +211,36 @@ def test_a_model_of_a_server_of_its_own_is_asked_there_and_other_servers_keys_st
     assert "secret" not in str(error.value)
 
 
-def test_a_sweep_asks_two_servers_and_one_that_refuses_all_costs_the_other_nothing(
+def test_a_sweep_with_two_servers_keeps_the_cells_of_one_when_the_other_refuses(
     serve: Callable[[Say], ScriptedServer],
     demo: Path,
     store: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    says = {"one": completion("A"), "two": Said(400, b"no pictures")}
-    one, two = (serve(lambda _, body: says[body["model"]]) for _ in range(2))
+    replies = {"one": completion("A"), "two": Said(400, b"no pictures")}
+    one, two = (serve(lambda _, body: replies[body["model"]]) for _ in range(2))
     monkeypatch.setenv("SEVILA_SERVERS", f"one={one.url} two={two.url}")
     monkeypatch.delenv("OPENAI_BASE_URL")
     few = ("--selectors", "oracle", "--k", "1", "--set", "list_questions.limit=3", "--set", "answer_with_vlm.height=64")
     command = arguments("sweep", demo, store, *few, "--answerers", "served=one", "served=two", "--json")
 
-    def swept(status: int) -> list[tuple[str, str, str]]:
+    def run_sweep(status: int) -> list[tuple[str, str, str]]:
         capsys.readouterr()
         assert main(command) == status
         return [(cell["selector"], cell["answerer"], cell["problem"]) for cell in json.loads(capsys.readouterr().out)]
 
-    ways = [(selector, answerer) for selector in ("uniform", "oracle") for answerer in ("served=one", "served=two")]
-    cells = swept(status=1)
-    assert [cell[:2] for cell in cells] == ways and not cells[0][2] and not cells[2][2]
+    pairs = [(selector, answerer) for selector in ("uniform", "oracle") for answerer in ("served=one", "served=two")]
+    cells = run_sweep(status=1)
+    assert [cell[:2] for cell in cells] == pairs and not cells[0][2] and not cells[2][2]
     assert "two answered no question; the last reason: refused_by_server: 400: no pictures" in cells[1][2]
     assert cells[3][2] == "nothing to compare with: uniform, k = 1, answered by served=two has no numbers"
-    says["two"] = completion("B")
-    assert not any(problem for _, _, problem in swept(status=0))
+    replies["two"] = completion("B")
+    assert not any(problem for _, _, problem in run_sweep(status=0))
     assert {body["model"] for body in one.bodies} == {"one"} and {body["model"] for body in two.bodies} == {"two"}
 
 
-def test_a_run_needs_the_servers_address_before_it_decodes_and_a_plan_does_not(
+def test_run_requires_the_server_address_before_decoding_and_plan_does_not(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
@@ -251,12 +249,12 @@ def test_a_run_needs_the_servers_address_before_it_decodes_and_a_plan_does_not(
     assert run(demo, tmp_path, *SERVED, command="plan") == 0
 
 
-def test_a_server_sees_the_keyframes_and_is_asked_each_question_once(
+def test_the_server_receives_keyframes_and_each_question_once(
     serve: Callable[[Say], ScriptedServer], demo: Path, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def say(number: int, body: dict[str, Any]) -> Said:
-        asked = body["messages"][0]["content"][-1]["text"]
-        return completion("The answer is B." if "colour" in asked else "" if "Where" in asked else "b")
+        question = body["messages"][0]["content"][-1]["text"]
+        return completion("The answer is B." if "colour" in question else "" if "Where" in question else "b")
 
     server = serve(say)
     assert run(demo, store, *SERVED) == 0
@@ -278,23 +276,23 @@ def test_a_server_sees_the_keyframes_and_is_asked_each_question_once(
     assert run(demo, store, *SERVED, "--set", 'answer_with_vlm.revision="2"') == 0 and len(server.bodies) == 48
 
 
-def test_what_was_answered_before_a_server_failed_is_not_asked_again(
+def test_questions_answered_before_a_server_failure_are_not_sent_again(
     serve: Callable[[Say], ScriptedServer], demo: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serve(lambda *_: Said(400, b"no pictures, please"))
-    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH) == 1
+    assert run(demo, store, *SERVED, *SHARDS_OF_TWO_VIDEOS) == 1
     assert "some/model answered no question" in capsys.readouterr().err
     serve(lambda number, _: completion("A") if number < 7 else Said(500, b"out of memory"))
-    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH, "--server-requests", "1") == 1  # other pace, same answers
+    assert run(demo, store, *SERVED, *SHARDS_OF_TWO_VIDEOS, "--server-requests", "1") == 1  # other pace, same answers
     assert "out of memory); see its log, then run the same command again" in capsys.readouterr().err
     server = serve(lambda *_: completion("A"))
-    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH, "--server-requests-per-minute", "60000") == 0
+    assert run(demo, store, *SERVED, *SHARDS_OF_TWO_VIDEOS, "--server-requests-per-minute", "60000") == 0
     assert len(server.bodies) == 24 - 6  # two videos of three questions were answered
     assert [row["prediction"] for row in answers_of(store).rows("answers") if row["status"] == "ok"] == [0] * 24
 
 
 @pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-lmms: `make .venv-lmms/.installed` builds it")
-def test_transformers_serve_answers(
+def test_transformers_serve_answers_questions(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_tcp_port: int
 ) -> None:
     write_tiny_vlm(tmp_path / "tiny", "llava")

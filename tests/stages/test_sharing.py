@@ -1,4 +1,4 @@
-"""Sharing a store: a run that was pushed is read and repeated where it was pulled."""
+"""Sharing a store: a pushed run is read and repeated where it is pulled."""
 
 import shutil
 import sys
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cli import main
-from tests.stages.runs import arguments, files, sevila
+from tests.stages.runs import files, sevila
+from tests.stages.test_places import without
 
 
 def push(store: Path, remote: Path | str, *more: str) -> int:
@@ -19,12 +20,6 @@ def pull(store: Path, remote: Path | str, *more: str) -> int:
     return main(["cache", "pull", str(remote), *more, "--store", str(store)])
 
 
-def without_videos(demo: Path, store: Path, *more: str, command: str = "run") -> list[str]:
-    typed = arguments(command, demo, store, *more)
-    place = typed.index("--videos")
-    return [*typed[:place], *typed[place + 2 :]]
-
-
 @pytest.fixture(scope="session")
 def pushed(named: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to which the run `baseline` was pushed; tests must not change it."""
@@ -33,7 +28,7 @@ def pushed(named: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return remote
 
 
-def test_a_pulled_run_replays_on_a_machine_without_the_videos(
+def test_a_pulled_run_is_repeated_without_the_videos(
     demo: Path, named: Path, pushed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "store"
@@ -42,7 +37,7 @@ def test_a_pulled_run_replays_on_a_machine_without_the_videos(
     assert main(["runs", "show", "baseline", "--store", str(store)]) == 0
     before = {path: path.read_bytes() for path in (store / "artifacts").rglob("*") if path.is_file()}
     capsys.readouterr()
-    assert main(without_videos(demo, store, "--name", "again")) == 0
+    assert main(without("videos", "run", demo, store, "--name", "again")) == 0
     printed = capsys.readouterr().out
     assert {path: path.read_bytes() for path in (store / "artifacts").rglob("*") if path.is_file()} == before
     assert sevila("run", demo, named) == 0
@@ -50,13 +45,13 @@ def test_a_pulled_run_replays_on_a_machine_without_the_videos(
     assert files(store) == {id: of for id, of in files(named).items() if id in files(store)}
 
 
-def test_features_can_stay_away_and_the_run_is_still_read_repeated_and_verified(
+def test_a_run_pulled_without_features_is_repeated_and_verified(
     demo: Path, named: Path, pushed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "store"
     assert pull(store, pushed, "baseline", "--without-features") == 0
     assert not list((store / "pool").glob("extract_features*")) and list((store / "pool").glob("sample_frames*"))
-    assert main(without_videos(demo, store)) == 0
+    assert main(without("videos", "run", demo, store)) == 0
     assert main(["cache", "verify", "--all", "--store", str(store)]) == 0
     assert "was pulled without 8 arrays" in capsys.readouterr().out
     whole = Path(shutil.copytree(store, tmp_path / "whole"))
@@ -64,15 +59,15 @@ def test_features_can_stay_away_and_the_run_is_still_read_repeated_and_verified(
     assert main(["cache", "verify", "--all", "--store", str(whole)]) == 0
     assert "was pulled without" not in capsys.readouterr().out
 
-    new = without_videos(demo, store, "--set", "select_keyframes.k=2")
+    new = without("videos", "run", demo, store, "--set", "select_keyframes.k=2")
     assert main(new) == 1
     assert "gone from the pool, or left out of a pull" in capsys.readouterr().err
-    assert main(without_videos(demo, store, "extract_features", "--again", command="stage")) == 0  # from the frames
+    assert main(without("videos", "stage", demo, store, "extract_features", "--again")) == 0  # from the frames
     assert main(new) == 0
 
 
 @pytest.mark.parametrize(
-    ("address", "missing", "wanted"),
+    ("address", "missing", "expected"),
     [
         ("s3://bucket/x", "s3fs", "pip install 'sevila-pipeline[s3]'"),
         ("gs://bucket/x", "gcsfs", "pip install 'sevila-pipeline[gs]'"),
@@ -88,10 +83,10 @@ def test_features_can_stay_away_and_the_run_is_still_read_repeated_and_verified(
         ),
     ],
 )
-def test_an_address_whose_package_is_missing_says_what_to_install(
+def test_an_address_with_a_missing_package_is_an_error_that_says_what_to_install(
     address: str,
     missing: str,
-    wanted: str,
+    expected: str,
     finished: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -103,10 +98,10 @@ def test_an_address_whose_package_is_missing_says_what_to_install(
     monkeypatch.setitem(sys.modules, missing or "none of these", None)
     assert main(["cache", "push", address, "--store", str(finished)]) == 1
     error = " ".join(capsys.readouterr().err.split())
-    assert address in error and wanted in error and "Traceback" not in error
+    assert address in error and expected in error and "Traceback" not in error
 
 
-def test_the_errors_of_sharing_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_push_and_pull_errors_name_the_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command, message in [
         (["push", str(tmp_path / "place")], "there is no store to push"),
         (["pull", str(tmp_path / "place")], "is not a remote"),
@@ -116,7 +111,7 @@ def test_the_errors_of_sharing_are_sentences(tmp_path: Path, capsys: pytest.Capt
         assert message in capsys.readouterr().err
 
 
-def test_a_run_that_stands_on_a_store_below_says_what_stays_behind_without_it(
+def test_push_lists_what_it_lacks_of_a_store_below(
     demo: Path, named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, remote = tmp_path / "store", tmp_path / "remote"

@@ -1,4 +1,4 @@
-"""The queries of docs/queries.md answer what they say, on a store with two runs."""
+"""The SQL queries of docs/queries.md, on a store with two runs."""
 
 import re
 import shutil
@@ -19,16 +19,16 @@ def queries(named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lis
     return re.findall("```sql\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
-def test_accuracy_by_type_stands_beside_how_sure_the_localizer_was(queries: list[str], named: Path) -> None:
+def test_the_accuracy_by_type_query_equals_the_metrics(queries: list[str], named: Path) -> None:
     answers = artifact(named, "answers").record.id
     rows = duckdb.sql(queries[0].replace("answer_questions-*", answers)).fetchall()
-    wanted = {row["name"]: row for row in artifact(named, "metrics").rows("metrics") if row["scope"] == "type"}
+    expected = {row["name"]: row for row in artifact(named, "metrics").rows("metrics") if row["scope"] == "type"}
     assert {kind for kind, *_ in rows} == {"colour", "shape", "motion"} and sum(row[1] for row in rows) == 30
     for kind, _, right_percent, best in rows:
-        assert right_percent == pytest.approx(wanted[kind]["accuracy_percent"], abs=0.06) and 0 < best < 1
+        assert right_percent == pytest.approx(expected[kind]["accuracy_percent"], abs=0.06) and 0 < best < 1
 
 
-def test_the_spread_of_keyframes_tells_choices_of_a_store_from_each_other(queries: list[str], named: Path) -> None:
+def test_the_keyframe_spread_query_has_a_row_per_selection(queries: list[str], named: Path) -> None:
     localizer, uniform = duckdb.sql(queries[1]).fetchall()
     assert (localizer[1], uniform[1], *localizer[2:4]) == ("localizer", "uniform", "top_k", 4)
     rows = [row["seconds"] for row in artifact(named, "keyframes").rows("keyframes") if row["status"] == "ok"]
@@ -36,7 +36,7 @@ def test_the_spread_of_keyframes_tells_choices_of_a_store_from_each_other(querie
     assert uniform[4] == pytest.approx(sum(row[-1] - row[0] for row in rows) / 24, abs=0.01)
 
 
-def test_what_each_stage_took_comes_from_the_records(queries: list[str], named: Path) -> None:
+def test_the_stage_cost_query_reads_the_records(queries: list[str], named: Path) -> None:
     rows = duckdb.sql(queries[2]).fetchall()
     assert {"sample_frames": 1, "answer_questions": 2}.items() <= {row[0]: row[1] for row in rows}.items()
     assert all(seconds >= 0 and megabytes > 0 for _, _, seconds, megabytes, _ in rows)

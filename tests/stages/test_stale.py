@@ -1,4 +1,4 @@
-"""What was made from content that its inputs no longer have is rebuilt, all the way down, and never served."""
+"""Artifacts whose inputs have changed content are stale: reported, refused as inputs and rebuilt."""
 
 import shutil
 from dataclasses import replace
@@ -20,8 +20,8 @@ from tests.stages.test_drop import verify
 BELOW_FRAMES = ("extract_features", "score_frames", "select_keyframes", "answer_questions", "evaluate")
 
 
-def with_other_frames(store: Path) -> str:
-    """Have the frames' table say what another run may have made of the same videos, in a record that fits it."""
+def change_frames(store: Path) -> str:
+    """Change the content of the frames, with a matching record, as of a run on another machine; return their id."""
     frames = artifact(store, "frames")
     name = "videos/00000.parquet"
     rows = [row | {"note": "decoded on another machine"} for row in frames.rows("videos")]
@@ -32,39 +32,40 @@ def with_other_frames(store: Path) -> str:
     return str(frames.id)
 
 
-def made_at(store: Path) -> dict[str, str]:
+def finished_times(store: Path) -> dict[str, str]:
     return {record.stage: record.finished for record in records(store).values()}
 
 
-def planned(demo: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+def plan_by_stage(demo: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     capsys.readouterr()
     assert sevila("plan", demo, store) == 0
     lines = [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
     return {line[1]: " ".join([line[0], *line[3:]]) for line in lines if line[0] in ("exists", "build")}
 
 
-def test_all_that_was_made_from_other_content_is_stale_and_made_anew_down_to_the_metrics(
+def test_artifacts_below_changed_content_are_stale_and_rebuilt(
     store: Path, demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    frames = with_other_frames(store)
-    plan = planned(demo, store, capsys)
+    frames = change_frames(store)
+    plan = plan_by_stage(demo, store, capsys)
     assert plan["sample_frames"] == "exists" and plan["import_backbone"] == "exists"
     assert all(plan[stage].startswith("build is stale: ") and frames in plan[stage] for stage in BELOW_FRAMES)
     for command in (["cache", "ls"], ["cache", "show", "evaluate"]):
         assert main([*command, "--store", f"{store}"]) == 0
         assert "stale" in capsys.readouterr().out
-    found = Verification(Store(store))
-    found.artifacts(Store(store))
-    assert {problem.id.split("-v")[0] for problem in found.problems if problem.piece == "stale"} == set(BELOW_FRAMES)
-    before = made_at(store)
+    verification = Verification(Store(store))
+    verification.artifacts(Store(store))
+    stale = [problem.id for problem in verification.problems if problem.piece == "stale"]
+    assert {id.split("-v")[0] for id in stale} == set(BELOW_FRAMES)
+    before = finished_times(store)
     assert sevila("run", demo, store) == 0
-    after = made_at(store)  # keyframes and features come out the same, so that what was made from them is what it was
+    after = finished_times(store)  # the keyframes are equal again, so answers and metrics are kept
     assert {stage for stage in after if after[stage] != before[stage]} == set(BELOW_FRAMES[:3])
-    assert all(status == "exists" for status in planned(demo, store, capsys).values())
+    assert all(status == "exists" for status in plan_by_stage(demo, store, capsys).values())
 
 
 @pytest.mark.parametrize("command", [["answers"], ["compare"], ["compare", "--json"], ["compare", "--changed=1"]])
-def test_commands_that_read_stale_artifacts_say_so_and_what_to_run(
+def test_commands_that_read_stale_artifacts_warn_and_name_the_remedy(
     named: Path,
     demo: Path,
     tmp_path: Path,
@@ -77,7 +78,7 @@ def test_commands_that_read_stale_artifacts_say_so_and_what_to_run(
     read = ids[:1] if command == ["answers"] else ["baseline", "uniform"] if "--changed=1" in command else ids
     assert main([*command, *read, "--store", f"{store}"]) == 0
     assert "stale" not in caplog.text
-    frames = with_other_frames(store)
+    frames = change_frames(store)
     assert main([*command, *read, "--store", f"{store}"]) == 0
     for id in ids[:1] if command[0] == "answers" else ids:
         assert f"{id} is stale: " in caplog.text and frames in caplog.text and "`sevila run`" in caplog.text
@@ -88,15 +89,15 @@ def test_commands_that_read_stale_artifacts_say_so_and_what_to_run(
     assert "stale" not in caplog.text
 
 
-def test_one_stage_is_not_made_from_stale_inputs(store: Path, demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    frames, before = with_other_frames(store), files(store)
+def test_stage_refuses_stale_inputs(store: Path, demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames, before = change_frames(store), files(store)
     assert sevila("stage", demo, store, "evaluate") == 1
-    said = capsys.readouterr().err
-    assert "is stale" in said and frames in said and "sevila run" in said
+    error = capsys.readouterr().err
+    assert "is stale" in error and frames in error and "sevila run" in error
     assert files(store) == before
 
 
-def test_features_in_the_pool_are_made_anew_where_their_frames_have_other_pixels(store: Path, demo: Path) -> None:
+def test_pooled_features_are_recomputed_for_frames_with_other_pixels(store: Path, demo: Path) -> None:
     frames, before = artifact(store, "frames"), artifact(store, "features")
     video = next(video["video_id"] for video in frames.rows("videos") if video["status"] == "ok")
     former = {name: before.open().read(name, slice(None)) for name in before.open().videos}
@@ -104,9 +105,8 @@ def test_features_in_the_pool_are_made_anew_where_their_frames_have_other_pixels
     row = next(row for row in frames.rows("parts") if row["video_id"] == video)
     part = next(part for part in pool.parts(row["key"]) if part.name == row["part"])
     negatives = 255 - frames.open().read(video, slice(None))
-    # As of another machine.
     pool.write(part.key, part.frame_indices, negatives.shape[1:], "uint8", [negatives], part.facts)()
-    assert verify(store, "--drop") == 0  # the frames are published anew, with the pixels that are there now
+    assert verify(store, "--drop") == 0  # frames are published again with these pixels
     assert sevila("run", demo, store) == 0
     now = artifact(store, "features").open()
     assert [name for name in former if not np.array_equal(former[name], now.read(name, slice(None)))] == [video]

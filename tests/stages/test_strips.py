@@ -1,4 +1,4 @@
-"""Questions with their keyframes as pictures, for the page of a run in Prefect."""
+"""Keyframe pictures by question, for the page of a run in Prefect."""
 
 import base64
 import re
@@ -22,7 +22,7 @@ PICTURE = re.compile(r"!\[keyframe at ([0-9.]+) s\]\(data:image/webp;base64,([A-
 
 @pytest.fixture(scope="module")
 def reported(demo: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose run has a report, and so thumbnails; tests must not change it."""
+    """A store with a run that has a report and therefore thumbnails; tests must not change it."""
     store = Path(shutil.copytree(finished, tmp_path_factory.mktemp("strips") / "store"))
     assert sevila("run", demo, store, "--report") == 0
     return store
@@ -34,7 +34,7 @@ def strips_of(store: Path) -> str:
     return at_end.keyframe_strips(run, Thumbnails(run.store, record.id))
 
 
-def test_each_question_shown_stands_over_its_keyframes_as_pictures_with_their_times(reported: Path) -> None:
+def test_each_question_has_a_table_of_keyframe_pictures_with_times(reported: Path) -> None:
     page = strips_of(reported)
     pictures = PICTURE.findall(page)
     assert pictures and page.count("; video ") == page.count("\n| ---") > 0
@@ -47,17 +47,17 @@ def test_each_question_shown_stands_over_its_keyframes_as_pictures_with_their_ti
     assert {time for time, _ in pictures} <= seconds
 
 
-def test_pictures_beyond_the_limit_of_a_page_are_left_out(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    n_letters = max(len(table) for table in strips_of(reported).split("\n\n"))
-    monkeypatch.setattr(at_end, "MAX_EMBEDDED_CHARACTERS", n_letters)
-    assert 0 < len(strips_of(reported)) < 2 * n_letters
+def test_pictures_beyond_the_page_limit_are_omitted(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_characters = max(len(table) for table in strips_of(reported).split("\n\n"))
+    monkeypatch.setattr(at_end, "MAX_EMBEDDED_CHARACTERS", n_characters)
+    assert 0 < len(strips_of(reported)) < 2 * n_characters
     monkeypatch.setattr(at_end, "MAX_EMBEDDED_CHARACTERS", 10)
     assert strips_of(reported) == ""
 
 
-def test_of_many_keyframes_the_first_are_shown_and_how_many_more_there_are(
+def test_only_the_first_keyframes_are_shown_with_the_number_of_others(
     reported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(at_end, "KEYFRAMES_SHOWN", 1)
     tables = [part for part in strips_of(reported).split("\n\n") if part.startswith("|")]
-    assert all(len(PICTURE.findall(table)) == 1 and " more |" in table for table in tables)
+    assert tables and all(len(PICTURE.findall(table)) == 1 and " more |" in table for table in tables)

@@ -1,4 +1,4 @@
-"""`sevila sweep`: ways to choose keyframes on the same questions, each held against uniform frames."""
+"""`sevila sweep`: ways to choose keyframes, each compared with uniform frames on the same questions."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.tiny_scorers import write_tiny_embedder, write_tiny_matcher
 PAIRED = PairedRow("overall", "overall", True, 1000, 50.0, 55.0, 5.0, 1.0, 9.0, 75, 125, 0.0005)
 
 
-def test_what_looks_at_no_score_is_one_cell_whoever_scores() -> None:
+def test_a_selector_without_scores_is_one_cell_for_all_scorers() -> None:
     cells = Grid(["top_k", "oracle"], [2, 4], scorers=["localizer", "clip"]).cells()
     assert [cell.selector for cell in cells] == ["uniform"] * 2 + ["top_k"] * 4 + ["oracle"] * 2
     assert len(set(cells)) == len(cells) and all(cell.baseline in cells for cell in cells)
 
 
-def test_a_cell_is_a_few_keys_of_the_recipe() -> None:
+def test_a_cell_sets_keys_of_the_recipe() -> None:
     assert Cell("aks", 8, "clip", "").settings_over("aks") == [
         "chain.kind=forward",
         "select_keyframes.method=localizer",
@@ -46,7 +46,7 @@ def test_a_cell_is_a_few_keys_of_the_recipe() -> None:
     assert Cell("oracle", 8, "", "").settings_over("top_k")[1:] == [f"select_keyframes.{key}" for key in keys]
 
 
-def test_options_of_the_recipes_own_selector_are_of_no_other() -> None:
+def test_options_of_the_recipes_selector_apply_to_no_other() -> None:
     own = ["select_keyframes.selector=aks", "select_keyframes.options={t1 = 0.9}"]
     for name, t1 in (("aks", 0.9), ("bolt", None), ("top_k", None)):
         settings = [*own, *Cell(name, 8, "localizer", "").settings_over("aks")]
@@ -55,7 +55,7 @@ def test_options_of_the_recipes_own_selector_are_of_no_other() -> None:
 
 
 @pytest.mark.parametrize("own", ['selector = "aks"\noptions = {t1 = 0.9}', 'selector = "random"\noptions = {seed = 3}'])
-def test_a_recipe_that_names_a_selector_of_its_own_is_swept_with_all_others(tmp_path: Path, own: str) -> None:
+def test_a_recipe_with_its_own_selector_is_swept_with_all_others(tmp_path: Path, own: str) -> None:
     recipe = tmp_path / "own.toml"
     recipe.write_text(f'[list_questions]\ndataset = "plain"\n\n[select_keyframes]\n{own}\n')
     cells = requests_of(Request(str(recipe), [], None, {}), Grid(["top_k", "aks", "random", "oracle"], [2]))
@@ -68,12 +68,12 @@ def test_a_recipe_that_names_a_selector_of_its_own_is_swept_with_all_others(tmp_
     assert (chosen["aks"]["t1"], chosen["random"].get("seed")) == ((0.9, None) if "aks" in own else (0.8, 3))
 
 
-def test_a_selector_that_there_is_not_is_refused_with_the_nearest_one() -> None:
+def test_an_unknown_selector_is_refused_with_a_suggestion() -> None:
     with pytest.raises(RecipeError, match=r"no selector 'top'.*did you mean 'top_k'"):
         Grid(["top"], [2]).cells()
 
 
-def test_a_scorer_or_answerer_may_name_what_it_is_made_of_and_have_keys_of_its_own() -> None:
+def test_a_scorer_or_answerer_accepts_a_model_name_and_keys() -> None:
     own = "clip=google/siglip,score_by_similarity.template=A frame, perhaps of {question}"
     assert Cell("top_k", 8, own, "served=some/model,answer_with_vlm.revision=2").settings_over("top_k")[4:] == [
         "chain.scorer=clip",
@@ -104,7 +104,7 @@ def test_a_scorer_or_answerer_may_name_what_it_is_made_of_and_have_keys_of_its_o
         (("--scorers", "clip=a", "--weights", "b=/tmp"), r"the name 'b' is not used here; wanted .*--weights a=PATH"),
     ],
 )
-def test_a_slip_in_a_scorer_an_answerer_or_a_place_is_one_error_before_anything_is_made(
+def test_an_invalid_scorer_answerer_or_place_is_refused_before_any_build(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, ...], message: str
 ) -> None:
     assert main(arguments("sweep", demo, tmp_path / "store", "--selectors", "top_k", "--k", "1", *option)) == 1
@@ -118,7 +118,7 @@ def test_an_empty_name_in_a_list_is_refused(tmp_path: Path) -> None:
     assert stopped.value.code == 2 and not (tmp_path / "store").exists()
 
 
-def test_clip_siglip_matching_and_the_localizer_stand_beside_each_other(
+def test_a_sweep_compares_clip_siglip_matching_and_the_localizer(
     demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("clip", "siglip"):
@@ -137,14 +137,14 @@ def test_clip_siglip_matching_and_the_localizer_stand_beside_each_other(
     assert stages.count("embed_frames") == stages.count("score_by_similarity") == 2
 
 
-def test_power_is_that_of_a_simulation_of_mcnemars_test() -> None:
+def test_power_equals_a_simulation_of_mcnemars_test() -> None:
     # 20,000 draws of 1,000 questions, 20 % of them discordant, a true difference of 5 points: p < 0.05 in 93.7 %.
     assert power(PAIRED, 5) == pytest.approx(0.937, abs=0.02)
     assert power(replace(PAIRED, n_questions=100, n_only_a=8, n_only_b=12), 5) < 0.3
     assert power(PAIRED, 0.001) == pytest.approx(0.025, abs=0.01)  # as often as chance, on this side
 
 
-def test_cells_are_compared_with_uniform_frames_and_share_what_the_store_holds(
+def test_cells_are_compared_with_uniform_frames_and_share_artifacts(
     demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = tmp_path / "sweep.md"
@@ -161,7 +161,7 @@ def test_cells_are_compared_with_uniform_frames_and_share_what_the_store_holds(
     ]
     stages = [id.split("-")[0] for id in Store(store)]
     assert stages.count("score_frames") == stages.count("extract_features") == 1
-    made = {id: Store(store).record(id).finished for id in Store(store)}
+    finished = {id: Store(store).record(id).finished for id in Store(store)}
     capsys.readouterr()
     assert main([*command, "--json"]) == 0
     cells = json.loads(capsys.readouterr().out)
@@ -172,10 +172,10 @@ def test_cells_are_compared_with_uniform_frames_and_share_what_the_store_holds(
         ("top_k", 2),
     ]
     assert (
-        cells[2]["metrics"] in made
+        cells[2]["metrics"] in finished
         and cells[2]["against_uniform"][0]["n_questions"] == cells[2]["headline"]["n_questions"]
     )
-    assert {id: Store(store).record(id).finished for id in Store(store)} == made
+    assert {id: Store(store).record(id).finished for id in Store(store)} == finished
     assert main(["report", Path(SMALL).stem, "--store", str(store), "-o", str(tmp_path / "page")]) == 0
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     for name in ("uniform, k = 1", "top_k by localizer, k = 2", "oracle, k = 2"):
@@ -196,16 +196,16 @@ def test_cells_are_compared_with_uniform_frames_and_share_what_the_store_holds(
     assert [f"{row['difference_points']:+.1f}" for row in tested] == re.findall(r"<td>([+-][\d.]+)</td>", table)
 
 
-def test_equal_keyframes_are_answered_once_whichever_selectors_chose_them(
+def test_equal_keyframes_of_several_selectors_are_answered_once(
     demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     selectors = ("--selectors", "top_k", "q_frame", "--k", "2", "8")  # of 8 frames: each chooses all of them
-    made = set(Store(store))
+    before = set(Store(store))
     assert main([*arguments("sweep", demo, store, *selectors), "--json"]) == 0
     cells = json.loads(capsys.readouterr().out)
     assert [cell["metrics"] for cell in cells if cell["k"] == 8] == 3 * [cells[1]["metrics"]]
     assert len({cell["metrics"] for cell in cells if cell["k"] == 2}) == 3
-    assert [id.split("-")[0] for id in set(Store(store)) - made].count("answer_questions") == 4
+    assert [id.split("-")[0] for id in set(Store(store)) - before].count("answer_questions") == 4
     rows = [cell["against_uniform"][0] for cell in cells if cell["k"] == 8 and cell["against_uniform"]]
     assert [(row["difference_points"], row["n_only_a"], row["n_only_b"]) for row in rows] == 2 * [(0.0, 0, 0)]
     assert main(["report", Path(SMALL).stem, "--store", str(store), "-o", str(tmp_path / "page")]) == 0
@@ -216,16 +216,16 @@ def test_equal_keyframes_are_answered_once_whichever_selectors_chose_them(
     assert by_row["top_k by localizer, k = 8"].scores and not by_row["uniform, k = 8"].scores
 
 
-def test_a_cell_without_numbers_is_printed_with_its_reason_and_is_exit_status_1(
+def test_a_failed_cell_is_printed_with_its_reason_and_exits_with_1(
     demo: Path, store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_cells = sweep.run_sweep
 
-    def of_which_one_fails(*of: Any) -> Iterator[sweep.CellRun]:
+    def run_with_a_failed_cell(*of: Any) -> Iterator[sweep.CellRun]:
         for run in run_cells(*of):
             yield sweep.CellRun(run.cell, problem="its weights are broken") if run.cell.selector == "top_k" else run
 
-    monkeypatch.setattr(sweep, "run_sweep", of_which_one_fails)
+    monkeypatch.setattr(sweep, "run_sweep", run_with_a_failed_cell)
     assert main(arguments("sweep", demo, store, "--selectors", "top_k", "--k", "1")) == 1
     printed = " ".join(capsys.readouterr().out.split())
     assert "no numbers for top_k" in printed and "its weights are broken" in printed

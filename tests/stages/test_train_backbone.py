@@ -1,4 +1,4 @@
-"""The tiny backbone: what a small budget teaches it, and what a kill leaves."""
+"""Training of the tiny backbone: results of a small budget, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ pytestmark = pytest.mark.slow
 BRIEF = TrainBackbone(reading_steps=2, seeing_steps=2, telling_steps=2, batch_size=8)
 
 
-def made(folder: Path, cfg: TrainBackbone) -> tuple[TrainedBackbone, RunContext]:
+def train(folder: Path, cfg: TrainBackbone) -> tuple[TrainedBackbone, RunContext]:
     run = RunContext(Store(folder), device="cpu")
     backbone = build(train_backbone, cfg, run, [])
     assert isinstance(backbone, TrainedBackbone)
     return backbone, run
 
 
-def test_the_chain_reads_it_as_any_other_backbone(tmp_path: Path) -> None:
-    backbone, run = made(tmp_path, BRIEF)
+def test_the_trained_backbone_is_read_like_any_other(tmp_path: Path) -> None:
+    backbone, run = train(tmp_path, BRIEF)
     config = backbone.config(run)
     assert backbone.feature_shape() == config.feature_shape
     assert backbone.vision_encoder(run, "float32").image_size == config.image_size
@@ -45,41 +45,41 @@ def test_the_chain_reads_it_as_any_other_backbone(tmp_path: Path) -> None:
 
 def test_equal_configs_give_equal_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
     one, two, other = (
-        made(tmp_path / name, cfg)[0]
+        train(tmp_path / name, cfg)[0]
         for name, cfg in {"1": BRIEF, "2": BRIEF, "3": BRIEF.model_copy(update={"seed": 1})}.items()
     )
     assert one.record.files == two.record.files
     assert one.record.files["model.safetensors"] != other.record.files["model.safetensors"]
 
 
-def test_killed_between_phases_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    whole, _ = made(tmp_path / "whole", BRIEF)
-    process = multiprocessing.get_context("spawn").Process(target=made, args=(tmp_path / "killed", BRIEF))
+def test_training_killed_between_phases_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    uninterrupted, _ = train(tmp_path / "whole", BRIEF)
+    process = multiprocessing.get_context("spawn").Process(target=train, args=(tmp_path / "killed", BRIEF))
     process.start()
-    after_seeing = Path("partial", whole.record.id, "progress", "snapshots", "000000002.json")
+    after_seeing = Path("partial", uninterrupted.record.id, "progress", "snapshots", "000000002.json")
     while not (tmp_path / "killed" / after_seeing).exists():
         assert process.is_alive()
         time.sleep(0.01)
-    process.kill()  # it draws thousands of images next, which takes long enough
+    process.kill()  # the next phase renders thousands of images, so it has not ended
     process.join()
-    assert not Store(tmp_path / "killed").exists(whole.record.id)
-    resumed, _ = made(tmp_path / "killed", BRIEF)
+    assert not Store(tmp_path / "killed").exists(uninterrupted.record.id)
+    resumed, _ = train(tmp_path / "killed", BRIEF)
     assert set(resumed.record.phase_seconds) == {"tell"}
-    assert resumed.record.files == whole.record.files
+    assert resumed.record.files == uninterrupted.record.files
 
 
 def test_a_changed_weight_file_is_refused(tmp_path: Path) -> None:
-    backbone, run = made(tmp_path, BRIEF)
+    backbone, run = train(tmp_path, BRIEF)
     path = backbone.path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(CorruptArtifactError, match="train_backbone"), backbone.folder(run):
         pass
 
 
-def test_a_small_budget_teaches_it_to_see_and_to_judge(tmp_path: Path) -> None:
+def test_a_small_budget_trains_it_above_chance(tmp_path: Path) -> None:
     budget = TrainBackbone(reading_steps=300, seeing_steps=80, telling_steps=150, batch_size=64)
-    backbone, _ = made(tmp_path, budget)
-    found = {row["figure"]: row["share"] for row in backbone.rows("figures")}
-    assert found["yes or no"] > 0.65  # chance: 0.5
-    assert found["letter, one frame"] > 0.27  # chance: 0.2
-    assert found["colour"] > 0.8  # chance: 0.11
+    backbone, _ = train(tmp_path, budget)
+    shares = {row["figure"]: row["share"] for row in backbone.rows("figures")}
+    assert shares["yes or no"] > 0.65  # chance: 0.5
+    assert shares["letter, one frame"] > 0.27  # chance: 0.2
+    assert shares["colour"] > 0.8  # chance: 0.11

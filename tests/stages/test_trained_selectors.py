@@ -1,8 +1,7 @@
-"""ATP and differentiable top-k: trained on answers, they score frames like any scorer."""
+"""ATP and differentiable top-k: selectors that are trained on answers and score frames like any scorer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipeline.models import frame_selector
 from pipeline.models.frame_selector import FrameSelector, one_frame, top_k_frames
 from stages.all import STAGES
 from stages.train_selector import SELECTOR_FILE
+from tests.stages.test_out_of_memory import with_memory_for
 from tests.stages.training import World, make_world
 
 SELECTORS = ("atp", "differentiable_top_k")
@@ -28,24 +28,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"), videos=4, answers=11)
 
 
-def trained(world: World, store: Path, selector: str, **config: Any) -> Any:
+def train_selector(world: World, store: Path, selector: str, **config: Any) -> Any:
     return world.train("train_selector", store, selector=selector, k=2, noise_draws=20, batch_size=6, **config)
 
 
-def scored(world: World, store: Path, selector: Any, **run: Any) -> Any:
+def score_frames(world: World, store: Path, selector: Any, **run: Any) -> Any:
     stage = STAGES["score_by_selector"]
     inputs = [*(world.inputs[name] for name in SCORED_FROM), selector]
     return build(stage, stage.config(), world.run(store, **run), inputs)
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
-def test_a_selector_learns_from_answers_and_scores_every_frame_of_every_question(
-    world: World, tmp_path: Path, selector: str
-) -> None:
-    weights = trained(world, tmp_path, selector)
+def test_a_selector_trains_on_answers_and_scores_every_frame(world: World, tmp_path: Path, selector: str) -> None:
+    weights = train_selector(world, tmp_path, selector)
     assert weights.record.dropped == {"no_answer": 1}
     assert all(np.isfinite(row["loss"]) and row["gradient_norm"] > 0 for row in weights.rows("curves"))
-    scores = scored(world, tmp_path, weights)
+    scores = score_frames(world, tmp_path, weights)
     table = scores.columns("frame_scores", "question_id", "position", "logit_yes", "logit_no", "probability_yes")
     assert len(table["position"]) == 12 * 8 and len(set(table["question_id"])) == 12
     assert np.array_equal(table["logit_yes"], table["probability_yes"]) and not table["logit_no"].any()
@@ -58,92 +56,92 @@ def test_a_selector_learns_from_answers_and_scores_every_frame_of_every_question
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
-def test_the_seed_decides_a_selector_and_shards_do_not_change_its_scores(
+def test_equal_seeds_give_equal_selectors_and_shards_do_not_change_scores(
     world: World, tmp_path: Path, selector: str
 ) -> None:
-    one, again = (trained(world, tmp_path / name, selector) for name in ("one", "again"))
-    other = trained(world, tmp_path / "one", selector, seed=1)
+    one, again = (train_selector(world, tmp_path / name, selector) for name in ("one", "again"))
+    other = train_selector(world, tmp_path / "one", selector, seed=1)
     files = [Path(each.path / SELECTOR_FILE).read_bytes() for each in (one, again, other)]
     assert files[0] == files[1] != files[2]
-    whole, cut = scored(world, tmp_path / "one", one), scored(world, tmp_path / "again", again, shard_bytes=1)
+    unsharded, sharded = (
+        score_frames(world, tmp_path / "one", one),
+        score_frames(world, tmp_path / "again", again, shard_bytes=1),
+    )
     columns = ("question_id", "frame_index", "logit_yes")
-    for a, b in zip(*(each.columns("frame_scores", *columns).values() for each in (whole, cut)), strict=True):
+    for a, b in zip(*(each.columns("frame_scores", *columns).values() for each in (unsharded, sharded)), strict=True):
         assert np.array_equal(a, b)
 
 
-def test_only_the_selector_is_trained(world: World, tmp_path: Path) -> None:
+def test_only_selector_weights_are_stored(world: World, tmp_path: Path) -> None:
     names = {name.split(".")[0] for name in FrameSelector(8).state_dict()}
-    weights = trained(world, tmp_path, "atp")
+    weights = train_selector(world, tmp_path, "atp")
     assert {name.split(".")[0] for name in load_file(weights.path / SELECTOR_FILE)} == names
 
 
-def test_a_question_without_finite_scores_fails_with_its_reason_and_all_of_them_are_an_error(
+def test_a_question_without_finite_scores_fails_and_none_finite_is_an_error(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = trained(world, tmp_path, "atp")
-    right, asked = FrameSelector.scores, []
+    weights = train_selector(world, tmp_path, "atp")
+    original, calls = FrameSelector.scores, []
 
     def first_is_broken(self: FrameSelector, *inputs: Any) -> np.ndarray:
-        asked.append(1)
-        return right(self, *inputs) * (np.nan if len(asked) == 1 else 1)
+        calls.append(1)
+        return original(self, *inputs) * (np.nan if len(calls) == 1 else 1)
 
     monkeypatch.setattr(FrameSelector, "scores", first_is_broken)
-    scores = scored(world, tmp_path, weights)
+    scores = score_frames(world, tmp_path, weights)
     assert scores.record.dropped == {"not_finite_scores": 1}
     (reason,) = scores.by_question().failed.values()
     assert reason.code == "not_finite_scores"
     monkeypatch.setattr(FrameSelector, "scores", lambda self, vectors, rows, text: np.full(len(rows), np.nan))
     with pytest.raises(SevilaError, match="gave no question finite scores"):
-        scored(world, tmp_path / "broken", weights)
+        score_frames(world, tmp_path / "broken", weights)
 
 
-def test_questions_for_which_memory_does_not_suffice_are_read_in_smaller_batches(
+def test_questions_are_read_in_smaller_batches_when_memory_runs_out(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    weights, whole = trained(world, tmp_path, "atp"), frame_selector.text_vectors
-    wanted = scored(world, tmp_path / "large", weights).columns("frame_scores", "question_id", "logit_yes")
-
-    def text_vectors(language: Any, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        if len(ids) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return whole(language, ids)
-
-    monkeypatch.setattr(frame_selector, "text_vectors", text_vectors)
-    found = scored(world, tmp_path / "small", weights).columns("frame_scores", "question_id", "logit_yes")
+    weights = train_selector(world, tmp_path, "atp")
+    expected = score_frames(world, tmp_path / "large", weights).columns("frame_scores", "question_id", "logit_yes")
+    monkeypatch.setattr(frame_selector, "text_vectors", with_memory_for(1, frame_selector.text_vectors))
+    limited = score_frames(world, tmp_path / "small", weights).columns("frame_scores", "question_id", "logit_yes")
     assert any(message.startswith("score_by_selector: out of memory with ") for message in caplog.messages)
-    assert found["question_id"].tolist() == wanted["question_id"].tolist()
-    np.testing.assert_allclose(found["logit_yes"], wanted["logit_yes"], rtol=0, atol=1e-5)
+    assert limited["question_id"].tolist() == expected["question_id"].tolist()
+    np.testing.assert_allclose(limited["logit_yes"], expected["logit_yes"], rtol=0, atol=1e-5)
 
 
-def test_a_selector_reads_the_answerers_queries_where_they_are_kept_and_a_localizer_of_several_frames_refuses_them(
+def test_a_selector_reads_stored_queries_and_a_localizer_of_several_frames_refuses_them(
     world: World, tmp_path: Path
 ) -> None:
-    weights = trained(world, tmp_path, "atp")
+    weights = train_selector(world, tmp_path, "atp")
     extract = STAGES["extract_features"]
     inputs = [world.inputs[name] for name in ("frames", "backbone", "localizer", "answerer")]
     queries = build(extract, extract.config(level="queries", stored_as="float32"), world.run(tmp_path), inputs)
-    kept = World(world.folder, {**world.inputs, "features": queries})
+    with_queries = World(world.folder, {**world.inputs, "features": queries})
     logits = [
-        scored(each, tmp_path, weights).columns("frame_scores", "logit_yes")["logit_yes"] for each in (world, kept)
+        score_frames(each, tmp_path, weights).columns("frame_scores", "logit_yes")["logit_yes"]
+        for each in (world, with_queries)
     ]
     assert np.abs(logits[0] - logits[1]).max() < 0.02  # the ViT's features are float16
     stage = STAGES["score_frames"]
-    asked = [kept.inputs[name] for name in ("questions", "frames", "features", "backbone", "localizer")]
+    inputs_of_scores = [
+        with_queries.inputs[name] for name in ("questions", "frames", "features", "backbone", "localizer")
+    ]
     with pytest.raises(SevilaError, match="expected the ViT's features"):
-        build(stage, stage.config(frames_at_once=4), world.run(tmp_path), asked)
+        build(stage, stage.config(frames_at_once=4), world.run(tmp_path), inputs_of_scores)
 
 
-def test_a_selector_finds_the_frame_that_answers() -> None:
-    """Of eight frames one has the vector that a question names."""
+def test_a_selector_learns_to_find_the_relevant_frame() -> None:
+    """One of eight frames has the vector that the question names."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     signs = torch.randn(2, 32, generator=generator)
 
     def sample(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        asked, where = torch.randint(2, (n,), generator=generator), torch.randint(8, (n,), generator=generator)
+        named, where = torch.randint(2, (n,), generator=generator), torch.randint(8, (n,), generator=generator)
         frames = torch.randn(n, 8, 32, generator=generator)
-        frames[torch.arange(n), where] = signs[asked]
-        return frames, signs[asked], where
+        frames[torch.arange(n), where] = signs[named]
+        return frames, signs[named], where
 
     for pass_on in (one_frame, lambda scores: top_k_frames(scores, 2, 50, 0.05)):
         selector = FrameSelector(32)

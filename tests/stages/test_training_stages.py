@@ -1,4 +1,4 @@
-"""The three trainings on a few rendered videos, by the tiny BLIP-2 with random weights."""
+"""The three training stages on a few rendered videos, with a tiny BLIP-2 of random weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.stages.training import FEW_STEPS, INPUTS, World, make_world, weights_
 ROOT = Path(__file__).parents[2]
 KILLED = """
 import os, pickle, sys
-import torch, torch._dynamo, accelerate, transformers.optimization  # what children would import one by one
+import torch, torch._dynamo, accelerate, transformers.optimization  # imported once, before the children are forked
 import stages.chain, pipeline.models.checkpoint
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def silent(name: str, total: int, done: int) -> Iterator[Callable[[int, dict[str
 def localizer_task(world: World, **config: Any) -> LocalizerTask:
     """Six questions about two videos, every other frame labelled yes."""
     clips = world.inputs["frames"].clips()
-    questions = [row for row in world.inputs["questions"].rows("questions")][:6]
+    questions = world.inputs["questions"].rows("questions")[:6]
     samples = []
     for row in questions:
         stored = clips[row["video_id"], row["clip_id"]]["row"]
@@ -110,9 +110,9 @@ def gradients(task: Task, samples: list[int], n_micro_batches: int) -> tuple[flo
     return total, {name: parameter.grad.clone() for name, parameter in task.module.named_parameters()}
 
 
-def assert_same_gradients(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-6 * max(1.0, float(gradient.abs().max())))
+def assert_same_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient, rtol=0, atol=1e-6 * max(1.0, float(gradient.abs().max())))
 
 
 @pytest.mark.parametrize("name", list(INPUTS))
@@ -129,7 +129,7 @@ def test_every_training_lowers_its_loss_and_writes_its_curves(world: World, tmp_
     assert all(not torch.equal(tensor, before[key]) for key, tensor in prompt.state_dict().items())
 
 
-def test_a_training_changes_its_module_and_not_one_bit_of_anything_else(world: World, tmp_path: Path) -> None:
+def test_training_changes_its_module_and_nothing_else(world: World, tmp_path: Path) -> None:
     task = localizer_task(world)
     language = task.language
     before = {name: tensor.clone() for name, tensor in language.model.state_dict().items()}
@@ -145,7 +145,7 @@ def test_a_training_changes_its_module_and_not_one_bit_of_anything_else(world: W
     assert parts == {"layer_norm", "query_tokens", "qformer", "projection"}
 
 
-def test_the_q_former_trains_with_its_dropout_and_t5_without(world: World) -> None:
+def test_the_q_former_trains_with_dropout_and_t5_without(world: World) -> None:
     task = localizer_task(world)
     (data,) = map(task.load, task.cut([0, 1, 2], 0))
     losses = []
@@ -160,22 +160,22 @@ def test_the_q_former_trains_with_its_dropout_and_t5_without(world: World) -> No
     assert task.loss(data).item() == once
 
 
-def test_micro_batches_add_up_to_the_loss_and_gradients_of_their_batch(world: World) -> None:
+def test_micro_batches_sum_to_the_loss_and_gradients_of_their_batch(world: World) -> None:
     samples = [3, 0, 4, 1]
-    loss, whole = gradients(localizer_task(world), samples, 1)
-    again, cut = gradients(localizer_task(world, micro_batch_size=1), samples, 4)
-    assert again == pytest.approx(loss, rel=1e-6)
-    assert_same_gradients(cut, whole)
+    loss, expected = gradients(localizer_task(world), samples, 1)
+    summed_loss, summed = gradients(localizer_task(world, micro_batch_size=1), samples, 4)
+    assert summed_loss == pytest.approx(loss, rel=1e-6)
+    assert_same_gradients(summed, expected)
 
 
-def test_a_frame_of_several_questions_passes_the_q_former_once(world: World) -> None:
+def test_a_frame_of_several_questions_is_encoded_once(world: World) -> None:
     task = localizer_task(world, frames_per_question=8)
     samples = [0, 1, 2]  # of one video
     (data,) = map(task.load, task.cut(samples, 0))
     assert len(data.rows) == 24 and len(data.features) == 8
 
 
-def test_frames_are_drawn_anew_each_epoch_one_from_each_part_of_the_clip(world: World) -> None:
+def test_each_epoch_draws_one_frame_from_each_part_of_the_clip(world: World) -> None:
     task = localizer_task(world)
 
     def drawn(epoch: int) -> list[int]:
@@ -189,7 +189,7 @@ def test_frames_are_drawn_anew_each_epoch_one_from_each_part_of_the_clip(world: 
 
 
 def test_gradient_checkpointing_saves_memory_and_changes_no_gradient(world: World) -> None:
-    def kept(checkpointing: bool) -> tuple[int, dict[str, Tensor]]:
+    def saved_bytes_and_gradients(checkpointing: bool) -> tuple[int, dict[str, Tensor]]:
         task = localizer_task(world, gradient_checkpointing=checkpointing)
         task.module.eval()
         (data,) = map(task.load, task.cut([0, 1, 2, 3], 0))
@@ -204,12 +204,12 @@ def test_gradient_checkpointing_saves_memory_and_changes_no_gradient(world: Worl
         loss.backward()
         return sum(sizes), {name: parameter.grad for name, parameter in task.module.named_parameters()}
 
-    (plain_bytes, plain), (saving_bytes, saving) = kept(False), kept(True)
+    (plain_bytes, plain), (saving_bytes, saving) = saved_bytes_and_gradients(False), saved_bytes_and_gradients(True)
     assert saving_bytes < 0.7 * plain_bytes
     assert all(torch.equal(saving[name], gradient) for name, gradient in plain.items())
 
 
-def test_a_language_model_that_saves_memory_shares_the_weights_of_one_that_stays_as_it_was(world: World) -> None:
+def test_saving_memory_shares_weights_and_leaves_the_language_model_unchanged(world: World) -> None:
     language = localizer_task(world).language
     modules = list(language.model.modules())
     saving = language.saving_memory()
@@ -217,7 +217,7 @@ def test_a_language_model_that_saves_memory_shares_the_weights_of_one_that_stays
     assert not any("forward" in vars(module) for module in modules)
 
 
-def test_held_out_videos_are_a_fixed_share_and_no_question_of_theirs_is_trained_on(world: World) -> None:
+def test_held_out_videos_are_a_fixed_share_and_not_trained_on() -> None:
     samples = [LabelledClip(f"q{n}", f"v{n // 3}", "", np.zeros(1, int), np.zeros(1, bool)) for n in range(300)]
     split = split_by_video(samples, 5.0, 0, "toy")
     videos = [{sample.video_id for sample in part} for part in (split.train, split.held_out)]
@@ -227,7 +227,7 @@ def test_held_out_videos_are_a_fixed_share_and_no_question_of_theirs_is_trained_
     assert not split_by_video(samples[:9], 5.0, 0, "toy").held_out
 
 
-def test_voting_learns_from_each_keyframe_alone(world: World, tmp_path: Path) -> None:
+def test_voting_trains_on_each_keyframe_separately(world: World, tmp_path: Path) -> None:
     together = world.train("finetune_answerer", tmp_path)
     alone = world.train("finetune_answerer", tmp_path, method="vote")
     assert together.id != alone.id and weights_of(together) != weights_of(alone)
@@ -243,32 +243,32 @@ def test_voting_learns_from_each_keyframe_alone(world: World, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("stage", ["pretrain_localizer", "finetune_answerer"])
-def test_held_out_rows_without_finite_logits_are_left_out_of_the_figures_and_counted(
+def test_held_out_rows_without_finite_logits_are_counted_and_not_in_the_figures(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     module = f"pipeline.training.{'answerer' if stage == 'finetune_answerer' else 'localizer'}_training"
-    right = visual_tokens
+    original = visual_tokens
 
     def first_is_broken(model: Any, data: Any) -> Tensor:
-        visual = right(model, data)
+        visual = original(model, data)
         return visual if model.prompt.training else torch.cat([visual[:1] * math.nan, visual[1:]])
 
-    whole = world.train(stage, tmp_path / "whole", held_out_percent=30.0)
+    intact = world.train(stage, tmp_path / "whole", held_out_percent=30.0)
     monkeypatch.setattr(f"{module}.visual_tokens", first_is_broken)
     trained = world.train(stage, tmp_path / "broken", held_out_percent=30.0)
     figures = {row["figure"]: row["value"] for row in trained.rows("validation") if row["epoch"] == 1}
     assert figures.pop("not_finite") >= 1 and all(0 <= value <= 1 for value in figures.values())
-    assert figures.keys() == {row["figure"] for row in whole.rows("validation")}
-    assert weights_of(trained) == weights_of(whole)
+    assert figures.keys() == {row["figure"] for row in intact.rows("validation")}
+    assert weights_of(trained) == weights_of(intact)
 
 
-def test_where_no_held_out_row_has_finite_logits_there_is_no_accuracy() -> None:
+def test_accuracy_is_nan_when_no_held_out_logits_are_finite() -> None:
     figures = AnswererTask.figures(None, [0, 0, 4])  # type: ignore[arg-type]
     assert math.isnan(figures["accuracy"]) and figures["not_finite"] == 4
     assert math.isnan(LocalizerTask.figures(None, [0, 0, 0, 0, 4])["balanced_accuracy"])  # type: ignore[arg-type]
 
 
-def test_questions_that_cannot_be_trained_on_are_counted_by_reason(world: World, tmp_path: Path) -> None:
+def test_untrainable_questions_are_counted_by_reason(world: World, tmp_path: Path) -> None:
     bare = make_world(tmp_path / "bare", videos=3, moments=False, answers=1)
     with pytest.raises(SevilaError, match=r"no question to train on: .*no_moments.*wanted questions with labelled"):
         bare.train("pretrain_localizer", tmp_path / "store")
@@ -276,7 +276,7 @@ def test_questions_that_cannot_be_trained_on_are_counted_by_reason(world: World,
     assert trained.record.dropped == {"no_answer": 8}
 
 
-def test_features_too_large_to_hold_are_read_as_they_are_needed_with_the_same_result(
+def test_features_too_large_for_memory_are_read_on_demand_with_the_same_result(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = world.train("pretrain_localizer", tmp_path / "held")
@@ -284,7 +284,7 @@ def test_features_too_large_to_hold_are_read_as_they_are_needed_with_the_same_re
     assert weights_of(world.train("pretrain_localizer", tmp_path / "read")) == weights_of(held)
 
 
-def test_bfloat16_keeps_the_trained_part_in_float32(world: World, tmp_path: Path) -> None:
+def test_bfloat16_keeps_trained_weights_in_float32(world: World, tmp_path: Path) -> None:
     exact = world.train("finetune_answerer", tmp_path, learning_rate=1e-12)
     rounded = world.train("finetune_answerer", tmp_path, learning_rate=1e-12, precision="bfloat16")
     losses = [[row["loss"] for row in trained.rows("curves")] for trained in (exact, rounded)]
@@ -297,7 +297,7 @@ def test_bfloat16_keeps_the_trained_part_in_float32(world: World, tmp_path: Path
 def test_a_killed_training_stage_resumes_to_the_same_weights(world: World, tmp_path: Path) -> None:
     (tmp_path / "world").write_bytes(pickle.dumps(world))
     points = np.random.default_rng(1).integers(1, 30, (3, 3)).tolist()
-    orders = [",".join(map(str, [name, tmp_path / name, *killed])) for name, killed in zip(INPUTS, points, strict=True)]
+    orders = [",".join(map(str, [name, tmp_path / name, *kills])) for name, kills in zip(INPUTS, points, strict=True)]
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "world"), *orders],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -307,28 +307,28 @@ def test_a_killed_training_stage_resumes_to_the_same_weights(world: World, tmp_p
     )
     assert done.stdout.split() == ["9", "9", "9", "0"] * 3, f"{points}: {done.stdout} {done.stderr}"
     for name in INPUTS:
-        with one_thread():  # as those that were killed: sums over other numbers of threads differ in their last bits
-            store, wanted = tmp_path / name, world.train(name, tmp_path / "whole", {"checkpoint_minutes": 0})
-        found = world.train(name, store)
-        assert found.id == wanted.id and weights_of(found) == weights_of(wanted)
-        assert found.record.files["validation.parquet"] == wanted.record.files["validation.parquet"]
+        with one_thread():  # as in the killed processes: the number of threads changes the last bits of sums
+            store, expected = tmp_path / name, world.train(name, tmp_path / "whole", {"checkpoint_minutes": 0})
+        resumed = world.train(name, store)
+        assert resumed.id == expected.id and weights_of(resumed) == weights_of(expected)
+        assert resumed.record.files["validation.parquet"] == expected.record.files["validation.parquet"]
         assert not list((store / "artifacts").rglob("*.part")) and not list((store / "artifacts").rglob("*.state"))
         assert not list((store / "partial").iterdir())
 
 
 @pytest.mark.slow
-def test_two_processes_train_a_localizer_with_the_losses_of_one_and_the_record_has_their_memory(tmp_path: Path) -> None:
+def test_two_processes_have_the_losses_of_one_and_record_their_own_memory(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world", videos=3)  # with dropout
     config = {"batch_size": 4, "micro_batch_size": 1}
     one = world.train("pretrain_localizer", tmp_path / "one", **config)
-    held = np.ones(2 << 30, "uint8")  # by the process that starts them
+    held = np.ones(2 << 30, "uint8")  # memory of the parent process, which must not count
     two = world.train("pretrain_localizer", tmp_path / "two", {"processes": 2}, **config)
     assert one.id == two.id and 0 < two.record.peak_memory_bytes < len(held)
     for name in ("loss", "gradient_norm"):
-        found, wanted = ([row[name] for row in trained.rows("curves")] for trained in (two, one))
-        assert found == pytest.approx(wanted, rel=1e-6)
+        actual, expected = ([row[name] for row in trained.rows("curves")] for trained in (two, one))
+        assert actual == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_command_knows_processes_and_tensorboard(tmp_path: Path) -> None:
+def test_plan_accepts_processes_and_tensorboard(tmp_path: Path) -> None:
     assert main(["plan", "nextqa", "--store", str(tmp_path), "--processes", "2", "--tensorboard", str(tmp_path)]) == 0
     assert not list(Store(tmp_path))

@@ -1,4 +1,4 @@
-"""`sevila up`, as far as it needs no server; what it starts is tried in test_flows.py."""
+"""`sevila up` without a server; test_flows.py tests what it starts."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from workers.prefect_api import PrefectApi
 from workers.up import gpus
 
 
-def test_the_help_of_sevila_up_does_not_wait_for_prefect() -> None:
+def test_help_does_not_import_prefect() -> None:
     lines = ["import contextlib, sys, cli", "with contextlib.suppress(SystemExit):", "    cli.main(['up', '--help'])"]
     code = "\n".join([*lines, "assert 'prefect' not in sys.modules"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -31,7 +31,7 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
-def test_another_one_that_keeps_its_runs_in_the_same_folder_is_told(
+def test_a_second_up_on_the_same_folder_is_refused(
     tmp_path: Path, free_port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
@@ -41,7 +41,7 @@ def test_another_one_that_keeps_its_runs_in_the_same_folder_is_told(
     assert f"another `sevila up` uses {tmp_path / 'prefect'}" in capsys.readouterr().err
 
 
-def test_a_taken_port_and_a_store_that_is_none_are_told_before_anything_starts(
+def test_a_taken_port_or_an_invalid_store_is_an_error_before_anything_starts(
     tmp_path: Path, free_port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
@@ -59,19 +59,19 @@ def test_a_taken_port_and_a_store_that_is_none_are_told_before_anything_starts(
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777])
-def test_a_folder_of_prefects_that_others_may_write_to_is_refused_before_anything_lies_there(
+def test_a_prefect_folder_writable_by_others_is_refused_and_left_empty(
     mode: int, tmp_path: Path, free_port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     (tmp_path / "prefect").mkdir(mode=0o700)
     (tmp_path / "prefect").chmod(mode)
-    (tmp_path / "store").write_text("")  # at which it would end otherwise
+    (tmp_path / "store").write_text("")  # the next check would refuse this
     assert main(["up", "--port", free_port, "--store", str(tmp_path / "store")]) == 1
     assert f"may write there; `chmod go-w {tmp_path / 'prefect'}`" in capsys.readouterr().err
     assert not list((tmp_path / "prefect").iterdir())
 
 
-def test_another_users_folder_of_prefects_is_refused(
+def test_a_prefect_folder_of_another_user_is_refused(
     tmp_path: Path, free_port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = Path("/usr")
@@ -89,13 +89,13 @@ def test_another_users_folder_of_prefects_is_refused(
     ("visible", "n_gpus", "names"),
     [(None, 2, ["0", "1"]), ("2, 5", 2, ["2", "5"]), ("GPU-8a,7", 1, ["GPU-8a"]), ("", 0, []), (None, 0, [])],
 )
-def test_workers_get_no_gpu_that_was_kept_from_us(
+def test_workers_use_only_visible_gpus(
     visible: str | None, n_gpus: int, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)  # what the driver says of such a machine
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)  # what the driver reports
     assert gpus() == names
 
 
@@ -111,24 +111,24 @@ for variables in json.loads(sys.argv[1]):
 """
 
 
-def test_no_spelling_of_prefects_settings_opens_the_server_to_other_sites(tmp_path: Path) -> None:
+def test_prefect_settings_do_not_open_the_server_to_other_sites(tmp_path: Path) -> None:
     wide = {"CORS_ALLOWED_ORIGINS": "*", "CSRF_PROTECTION_ENABLED": "false"}
-    door, asked = PrefectApi(4200), []
+    server, environments = PrefectApi(4200), []
     for api in ("API_", ""):
         spelled = {f"PREFECT_SERVER_{api}{name}": value for name, value in wide.items()}
         home = tmp_path / f"home{api}"
         home.mkdir()
         lines = ['active = "wide"', "[profiles.wide]", *(f'{name} = "{value}"' for name, value in spelled.items())]
         (home / "profiles.toml").write_text("\n".join(lines))
-        asked += [spelled | {"PREFECT_HOME": str(tmp_path)} | door.of_server()]
-        asked += [{"PREFECT_HOME": str(home)} | door.of_server()]
+        environments += [spelled | {"PREFECT_HOME": str(tmp_path)} | server.of_server()]
+        environments += [{"PREFECT_HOME": str(home)} | server.of_server()]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    command = [sys.executable, "-c", SETTINGS, json.dumps(asked)]
+    command = [sys.executable, "-c", SETTINGS, json.dumps(environments)]
     done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [[door.page, True]] * len(asked)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [[server.page, True]] * len(environments)
 
 
-def test_a_server_that_refuses_is_told_with_its_reason(
+def test_a_refusal_by_the_server_is_an_error_with_its_reason(
     tmp_path: Path, free_port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
@@ -142,7 +142,7 @@ def test_a_server_that_refuses_is_told_with_its_reason(
     )
 
 
-def test_a_run_that_somebody_named_keeps_its_name() -> None:
+def test_only_random_run_names_are_replaced() -> None:
     from prefect.utilities.names import generate_slug
 
     from workers.pages import _is_random_name, run_title

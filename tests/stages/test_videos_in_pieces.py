@@ -1,4 +1,4 @@
-"""Videos of more frames than are stored at once: what was done of one is kept when a run is killed, and not done again."""
+"""Videos stored in several pieces: a killed run keeps the pieces it has stored, and a rerun does not repeat them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests import videos
 PIECE_FRAMES = 128
 N_FRAMES = 300  # two pieces and a rest
 FPS = 12
-KEPT = 2  # pieces when it is killed
+N_KEPT_PIECES = 2  # when the run is killed
 
 
 def in_small_pieces(patch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sampled(folder: Path, root: Path) -> Any:
+def sample_every_frame(folder: Path, root: Path) -> Any:
     """Return the artifact with every frame of the video."""
     store = Store(root)
     sources = Sources(store.digests, {"annotations": [str(folder / "q.jsonl")], "videos": [str(folder / "videos")]})
@@ -69,56 +69,56 @@ def sampled(folder: Path, root: Path) -> Any:
     return build(sampling, config, run, [sources.videos("plain", questions)])
 
 
-def sampled_until_killed(folder: Path, root: Path, n_pieces: int) -> None:
-    """Sample until so many pieces are safe, and die while the next one is written: nothing is caught, nothing cleaned up."""
+def sample_until_killed(folder: Path, root: Path, n_pieces: int) -> None:
+    """Sample until `n_pieces` are stored, then kill this process while it writes the next, without any cleanup."""
     write = Pool.write
-    begun: list[str] = []
-    safe = threading.Semaphore(0)
+    started_keys: list[str] = []
+    published = threading.Semaphore(0)
 
-    def write_or_die(pool: Pool, key: str, indices: Any, shape: Any, dtype: str, pieces: Any, facts: Any) -> Any:
-        def dying() -> Any:
+    def write_or_kill(pool: Pool, key: str, indices: Any, shape: Any, dtype: str, pieces: Any, facts: Any) -> Any:
+        def pieces_then_kill() -> Any:
             for piece in pieces:
                 yield piece
-                if len(begun) > n_pieces:
-                    for _ in range(n_pieces):  # which other threads sync and digest
-                        safe.acquire()
+                if len(started_keys) > n_pieces:
+                    for _ in range(n_pieces):  # other threads sync and digest them
+                        published.acquire()
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        begun.append(key)
-        publish = write(pool, key, indices, shape, dtype, dying(), facts)
-        return lambda: (publish(), safe.release())
+        started_keys.append(key)
+        publish = write(pool, key, indices, shape, dtype, pieces_then_kill(), facts)
+        return lambda: (publish(), published.release())
 
-    Pool.write = write_or_die  # type: ignore[method-assign, assignment]
+    Pool.write = write_or_kill  # type: ignore[method-assign, assignment]
     with pytest.MonkeyPatch.context() as patch:
         in_small_pieces(patch)
-        sampled(folder, root)
+        sample_every_frame(folder, root)
 
 
-def killed(folder: Path, root: Path, n_pieces: int) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=sampled_until_killed, args=(folder, root, n_pieces))
+def run_until_killed(folder: Path, root: Path, n_pieces: int) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=sample_until_killed, args=(folder, root, n_pieces))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
 
 
 def pieces(root: Path) -> dict[Path, tuple[int, int]]:
-    """The pieces that are stored, each with its file's number and time."""
+    """The stored pieces, each with the inode and modification time of its file."""
     notes = root.glob("pool/sample_frames-*/*/*/*.json")
     files = [note.with_suffix(".h5") for note in notes]
     return {file.relative_to(root): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
 
 def content(root: Path) -> dict[Path, bytes]:
-    """The bytes of the frames, and of the tables that say where they are."""
+    """The bytes of the frames, and of the tables that locate them."""
     files = [*root.glob("pool/sample_frames-*/*/*/*.h5"), *root.glob("artifacts/sample_frames-*/*/*.parquet")]
     return {file.relative_to(root): file.read_bytes() for file in files}
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of a run that nobody killed."""
+def uninterrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a run that was not killed."""
     root = tmp_path_factory.mktemp("whole")
-    frames = sampled(folder, root)
+    frames = sample_every_frame(folder, root)
     (indices,) = frames.frame_indices().values()
     assert indices.tolist() == list(range(N_FRAMES))
     reader = frames.open()
@@ -127,19 +127,19 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_run_killed_inside_a_video_keeps_its_pieces_and_ends_with_the_same_bytes(
-    folder: Path, whole: Path, tmp_path: Path
+def test_a_run_killed_inside_a_video_keeps_its_pieces_and_resumes_to_the_same_bytes(
+    folder: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    killed(folder, tmp_path / "store", KEPT)
+    run_until_killed(folder, tmp_path / "store", N_KEPT_PIECES)
     kept = pieces(tmp_path / "store")
-    assert len(kept) == KEPT and not list(tmp_path.glob("store/artifacts/sample_frames-*"))
-    sampled(folder, tmp_path / "store")
+    assert len(kept) == N_KEPT_PIECES and not list(tmp_path.glob("store/artifacts/sample_frames-*"))
+    sample_every_frame(folder, tmp_path / "store")
     after = pieces(tmp_path / "store")
     assert {path: after[path] for path in kept} == kept  # not written again
-    assert content(tmp_path / "store") == content(whole)
+    assert content(tmp_path / "store") == content(uninterrupted)
 
 
-def test_frames_that_are_held_are_neither_decoded_again_nor_sent(folder: Path) -> None:
+def test_stored_frames_are_neither_decoded_nor_sent_again(folder: Path) -> None:
     path = folder / "videos" / "talk.mp4"
     held = {"decord": list(range(256)), "pyav": list(range(100))}
     request = DecodeRequest(path, FixedRateSampling(FPS), held=held)
@@ -152,9 +152,7 @@ def test_frames_that_are_held_are_neither_decoded_again_nor_sent(folder: Path) -
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
-def test_damage_behind_frames_that_are_held_is_seen_however_few_frames_are_missing(
-    folder: Path, tmp_path: Path, decoder: str
-) -> None:
+def test_damage_after_stored_frames_is_reported(folder: Path, tmp_path: Path, decoder: str) -> None:
     path = tmp_path / "talk.mp4"
     shutil.copy(folder / "videos" / "talk.mp4", path)
     content = bytearray(path.read_bytes())
@@ -173,36 +171,36 @@ def test_damage_behind_frames_that_are_held_is_seen_however_few_frames_are_missi
     assert isinstance(sent[-1], decode_worker.Failed) and "damaged" in sent[-1].reason
 
 
-def test_a_piece_that_is_lost_is_decoded_again_and_no_other(folder: Path, whole: Path, tmp_path: Path) -> None:
+def test_only_a_lost_piece_is_decoded_again(folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
     root = tmp_path / "store"
-    shutil.copytree(whole, root)
+    shutil.copytree(uninterrupted, root)
     for artifact in root.glob("artifacts/sample_frames-*"):
         shutil.rmtree(artifact)
     before = pieces(root)
     lost = min(before)
     (root / lost).with_suffix(".json").unlink()
-    sampled(folder, root)
-    assert {path: of for path, of in pieces(root).items() if path != lost} == {
-        path: of for path, of in before.items() if path != lost
+    sample_every_frame(folder, root)
+    assert {path: stat for path, stat in pieces(root).items() if path != lost} == {
+        path: stat for path, stat in before.items() if path != lost
     }
-    assert content(root) == content(whole)
+    assert content(root) == content(uninterrupted)
 
 
-def test_pieces_by_another_decoder_are_not_mixed_with_these(folder: Path, whole: Path, tmp_path: Path) -> None:
+def test_pieces_of_another_decoder_are_replaced(folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
     root = tmp_path / "store"
-    killed(folder, root, KEPT)
+    run_until_killed(folder, root, N_KEPT_PIECES)
     for path in root.glob("pool/sample_frames-*/*/*/*.json"):
         note = read_note(path)
         write_note(path, {**note, "facts": {"probe": {**note["facts"]["probe"], "decoder": "pyav"}}})
-    assert held_by(root) == {"pyav"}
+    assert decoders_of_pieces(root) == {"pyav"}
     kept = pieces(root)
-    sampled(folder, root)
-    assert held_by(root) == {"decord"} and content(root) == content(whole)
+    sample_every_frame(folder, root)
+    assert decoders_of_pieces(root) == {"decord"} and content(root) == content(uninterrupted)
     after = pieces(root)
-    assert not any(after[path] == of for path, of in kept.items())
+    assert not any(after[path] == stat for path, stat in kept.items())
 
 
-def held_by(root: Path) -> set[str]:
+def decoders_of_pieces(root: Path) -> set[str]:
     notes = root.glob("pool/sample_frames-*/*/*/*.json")
     return {read_note(note)["facts"]["probe"]["decoder"] for note in notes}
 
@@ -213,6 +211,6 @@ def test_progress_inside_a_long_video_counts_its_frames(
     monkeypatch.setattr(progress, "SHOW_EVERY_SECONDS", -1.0)
     shown: list[tuple[str, str]] = []
     with progress.shown_by(lambda what, percent, words: shown.append((what, words))):
-        sampled(folder, tmp_path)
+        sample_every_frame(folder, tmp_path)
     inside = [words for what, words in shown if what == "sample_frames, talk.mp4"]
     assert [words.split(" frames")[0] for words in inside] == [f"{n} of {N_FRAMES}" for n in (128, 256, N_FRAMES)]

@@ -1,4 +1,4 @@
-"""Weights by the command: listed, shown, exported, named again, compared."""
+"""The `sevila weights` command: list, show, export, import and compare."""
 
 import json
 from pathlib import Path
@@ -21,14 +21,14 @@ def weights(store: Path, *words: str) -> int:
     return main(["weights", *words, "--store", str(store)])
 
 
-def test_weights_go_out_by_official_names_and_come_back_to_the_bit(
+def test_exported_weights_are_imported_bit_identically(
     demo: Path, store: Path, tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config.write_text('# mine\n[videos]\nplain = "elsewhere"\n')
     file = tmp_path / "ours.pth"
     assert weights(store, "export", "init_localizer", "init_answerer", "-o", str(file)) == 0
     assert weights(store, "import", "ours", str(file)) == 0
-    assert weights(store, "import", "ours", str(file)) == 0  # again, which changes nothing
+    assert weights(store, "import", "ours", str(file)) == 0  # importing again changes nothing
     assert config.read_text().startswith("# mine\n[videos]\n") and config.read_text().count("ours") == 2
     capsys.readouterr()
     for stage in ("init_localizer", "init_answerer"):
@@ -63,7 +63,7 @@ def test_weights_are_compared_tensor_by_tensor(
     assert "`sevila weights ls` lists all weights" in capsys.readouterr().err
 
 
-def test_a_localizer_and_an_answerer_of_two_backbones_are_not_exported_as_one(
+def test_export_refuses_a_localizer_and_an_answerer_of_different_backbones(
     demo: Path, store: Path, tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_tiny_blip2(tmp_path / "other", seed=7)
@@ -80,10 +80,10 @@ def test_a_localizer_and_an_answerer_of_two_backbones_are_not_exported_as_one(
     assert "expected a Localizer and an Answerer of one backbone" in printed
     assert all(each in printed for each in backbones) and not (tmp_path / "x.pth").exists()
     assert weights(store, "export", "init_localizer", "init_answerer", "-o", str(tmp_path / "x.pth")) == 0
-    assert f"Answerer {former}" in capsys.readouterr().out  # not the newest, which is the other backbone's
+    assert f"Answerer {former}" in capsys.readouterr().out  # not the newest, which has the other backbone
 
 
-def test_what_cannot_be_exported_or_named_says_why(
+def test_invalid_exports_and_imports_are_errors(
     demo: Path, store: Path, tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert weights(store, "export", "init_localizer", "init_answerer", "-o", str(tmp_path / "x")) == 1
