@@ -12,8 +12,8 @@ from typing import Any
 
 
 @dataclass
-class Said:
-    """A response; `hangs_up` closes the connection without one, `waits` never answers.
+class Reply:
+    """A reply; `hangs_up` closes the connection without one, `waits` never answers.
 
     `repeats` sends the body again and again until the client or the server closes, with that many seconds in between.
     """
@@ -26,16 +26,16 @@ class Said:
     repeats: float | None = None
 
 
-def completion(text: Any, finish: str = "stop") -> Said:
+def completion(text: Any, finish: str = "stop") -> Reply:
     choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
     usage = {"prompt_tokens": 1000, "completion_tokens": 3}
-    return Said(body=json.dumps({"choices": [choice], "usage": usage}).encode())
+    return Reply(body=json.dumps({"choices": [choice], "usage": usage}).encode())
 
 
 class ScriptedServer:
-    """Sends the response that `respond` returns for a request's number, from 0, and body; records bodies and headers."""
+    """Sends the reply that `respond` returns for a request's number, from 0, and body; records bodies and headers."""
 
-    def __init__(self, respond: Callable[[int, dict[str, Any]], Said]) -> None:
+    def __init__(self, respond: Callable[[int, dict[str, Any]], Reply]) -> None:
         self.respond, self.bodies, self.headers = respond, [], []  # type: ignore[var-annotated]
         self.lock, self.ends = threading.Lock(), threading.Event()
         self.url = ""
@@ -65,21 +65,21 @@ class ScriptedServer:
                     number = len(script.bodies)
                     script.bodies.append(body | {"path": self.path})
                     script.headers.append(dict(self.headers))
-                response = script.respond(number, body)
-                if response.waits:
+                reply = script.respond(number, body)
+                if reply.waits:
                     script.ends.wait()
-                if response.waits or response.hangs_up:
+                if reply.waits or reply.hangs_up:
                     self.close_connection = True
                     return
-                self.send_response(response.status)
-                length = {} if response.repeats is not None else {"Content-Length": str(len(response.body))}
-                for name, value in (response.headers | length).items():
+                self.send_response(reply.status)
+                length = {} if reply.repeats is not None else {"Content-Length": str(len(reply.body))}
+                for name, value in (reply.headers | length).items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(response.body)
-                while response.repeats is not None and not script.ends.wait(response.repeats):
+                self.wfile.write(reply.body)
+                while reply.repeats is not None and not script.ends.wait(reply.repeats):
                     try:
-                        self.wfile.write(response.body)
+                        self.wfile.write(reply.body)
                     except OSError:  # the client has closed the connection
                         self.close_connection = True
                         return

@@ -25,7 +25,7 @@ from pipeline.engine.places import ServerPlace
 from pipeline.inference import chat_server
 from pipeline.inference.chat_server import Patience, ServedVlm
 from pipeline.inference.written_answers import WrittenAnswer
-from tests.chat_server import Said, ScriptedServer, completion
+from tests.chat_server import Reply, ScriptedServer, completion
 from tests.stages.runs import arguments, artifact, records
 from tests.stages.test_answer_with_vlm import answers_of, run
 from tests.stages.test_lmms_eval import PYTHON
@@ -35,18 +35,18 @@ pytestmark = pytest.mark.slow
 
 SERVED = ("--set", "answer_with_vlm.served=some/model", "--set", "answer_with_vlm.height=64")
 SHARDS_OF_TWO_VIDEOS = ("--shard-megabytes", "0.1")
-Say = Callable[[int, dict[str, Any]], Said]
+Respond = Callable[[int, dict[str, Any]], Reply]
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Say], ScriptedServer]]:
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Respond], ScriptedServer]]:
     """Return a function that starts a scripted server and directs requests to it, with short timeouts."""
     patience = Patience(tries=3, first_seconds=0.001, put_off_seconds=5, answer_seconds=3)
     monkeypatch.setattr(chat_server, "PATIENCE", patience)
     with ExitStack() as running:
 
-        def start(say: Say) -> ScriptedServer:
-            server = running.enter_context(ScriptedServer(say).running())
+        def start(respond: Respond) -> ScriptedServer:
+            server = running.enter_context(ScriptedServer(respond).running())
             monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/")
             monkeypatch.setenv("OPENAI_API_KEY", "a key")
             return server
@@ -64,20 +64,22 @@ def ask(n_questions: int, folder: Path, at_once: int = 1, per_minute: float | No
         return [answer() for answer in [server.ask(question, [picture]) for _ in range(n_questions)]]
 
 
-def test_requests_are_retried_after_temporary_failures(serve: Callable[[Say], ScriptedServer], tmp_path: Path) -> None:
+def test_requests_are_retried_after_temporary_failures(
+    serve: Callable[[Respond], ScriptedServer], tmp_path: Path
+) -> None:
     replies = [
-        Said(429, b"slow down", {"Retry-After": "0.01"}),
-        Said(429, b"slow down", {"Retry-After": email.utils.formatdate()}),
-        Said(429, b"slow down", {"Retry-After": "soon"}),
-        Said(500, b"<html>oops</html>"),
-        Said(503, b"", {"Retry-After": "0"}),
-        Said(body=b'{"error": {"code": 503, "message": "overloaded"}}'),
-        Said(body=b"<html>a proxy's page</html>"),
+        Reply(429, b"slow down", {"Retry-After": "0.01"}),
+        Reply(429, b"slow down", {"Retry-After": email.utils.formatdate()}),
+        Reply(429, b"slow down", {"Retry-After": "soon"}),
+        Reply(500, b"<html>oops</html>"),
+        Reply(503, b"", {"Retry-After": "0"}),
+        Reply(body=b'{"error": {"code": 503, "message": "overloaded"}}'),
+        Reply(body=b"<html>a proxy's page</html>"),
         completion("A"),
-        Said(425, b"too early"),
+        Reply(425, b"too early"),
         completion("B"),
-        Said(hangs_up=True),
-        Said(waits=True),
+        Reply(hangs_up=True),
+        Reply(waits=True),
     ]
     server = serve(lambda number, _: replies[number] if number < len(replies) else completion("B"))
     assert [answer.prediction for answer in ask(3, tmp_path)] == [0, 1, 1]
@@ -86,15 +88,15 @@ def test_requests_are_retried_after_temporary_failures(serve: Callable[[Say], Sc
 
 
 def test_the_request_rate_limit_includes_retries_and_concurrent_requests(
-    serve: Callable[[Say], ScriptedServer], tmp_path: Path
+    serve: Callable[[Respond], ScriptedServer], tmp_path: Path
 ) -> None:
     arrived: list[float] = []
 
-    def say(number: int, _: dict[str, Any]) -> Said:
+    def respond(number: int, _: dict[str, Any]) -> Reply:
         arrived.append(time.monotonic())
-        return Said(503) if number in (2, 3) else completion("A")
+        return Reply(503) if number in (2, 3) else completion("A")
 
-    serve(say)
+    serve(respond)
     began = time.monotonic()
     assert len(ask(8, tmp_path, at_once=8, per_minute=1200)) == 8
     assert len(arrived) == 10 and all(at - began >= 0.05 * place for place, at in enumerate(sorted(arrived)))
@@ -111,25 +113,27 @@ def test_the_request_rate_limit_includes_retries_and_concurrent_requests(
         (completion(""), "empty_reply: "),
         (completion(None), "empty_reply: "),
         (completion(["A"]), "garbage_from_server: wanted a chat completion, got "),
-        (Said(body=b""), "garbage_from_server: wanted a chat completion, got an empty response"),
-        (Said(body=b"\xff\x00<html>"), "garbage_from_server: "),
-        (Said(body=b'{"choices": []}'), "garbage_from_server: "),
-        (Said(body=b"null"), "garbage_from_server: "),
-        (Said(body=b"[" * 100_000), "garbage_from_server: "),
-        (Said(body=b"<html>", headers={"Content-Type": "text/html; charset=hex"}), "garbage_from_server: "),
-        (Said(body=b"x" * (1 << 20), repeats=0), "garbage_from_server: "),  # without an end
-        (Said(400, b"context length is 100 tokens"), "refused_by_server: 400: context length is 100 tokens"),
+        (Reply(body=b""), "garbage_from_server: wanted a chat completion, got an empty response"),
+        (Reply(body=b"\xff\x00<html>"), "garbage_from_server: "),
+        (Reply(body=b'{"choices": []}'), "garbage_from_server: "),
+        (Reply(body=b"null"), "garbage_from_server: "),
+        (Reply(body=b"[" * 100_000), "garbage_from_server: "),
+        (Reply(body=b"<html>", headers={"Content-Type": "text/html; charset=hex"}), "garbage_from_server: "),
+        (Reply(body=b"x" * (1 << 20), repeats=0), "garbage_from_server: "),  # without an end
+        (Reply(400, b"context length is 100 tokens"), "refused_by_server: 400: context length is 100 tokens"),
     ],
 )
 def test_an_invalid_reply_leaves_the_question_unanswered_with_a_reason(
-    serve: Callable[[Say], ScriptedServer], tmp_path: Path, reply: Said, reason: str
+    serve: Callable[[Respond], ScriptedServer], tmp_path: Path, reply: Reply, reason: str
 ) -> None:
     serve(lambda *_: reply)
     (answer,) = ask(1, tmp_path)
     assert answer.prediction is None and answer.reason.startswith(reason)
 
 
-def test_unpaired_surrogates_in_a_reply_are_replaced(serve: Callable[[Say], ScriptedServer], tmp_path: Path) -> None:
+def test_unpaired_surrogates_in_a_reply_are_replaced(
+    serve: Callable[[Respond], ScriptedServer], tmp_path: Path
+) -> None:
     serve(lambda *_: completion("B. \ud83d \U0001f600", finish="\udcff"))
     (answer,) = ask(1, tmp_path)
     assert (answer.prediction, answer.text, answer.finish) == (1, "B. ? \U0001f600", "?")
@@ -138,22 +142,22 @@ def test_unpaired_surrogates_in_a_reply_are_replaced(serve: Callable[[Say], Scri
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (Said(500, b"out of memory"), "the server failed 3 times (500: out of memory)"),
-        (Said(hangs_up=True), "the server failed 3 times (RemoteProtocolError"),
-        (Said(500, b"oops", {"Content-Type": "text/plain; charset=rot13"}), "the server failed 3 times (500: oops)"),
-        (Said(body=b" ", repeats=0.1), "the server failed 3 times (ReadTimeout: still answering after 0 s)"),
-        (Said(402, b"no credit"), "the server says 402: no credit; check the spending limit of the key's account"),
-        (Said(429, b"tomorrow", {"Retry-After": "86400"}), "the server puts requests off again and again"),
-        (Said(401, b"bad key"), "the server says 401: bad key; check the key"),
-        (Said(404, b"no such model"), "the server says 404: no such model; check the address and the model's name"),
-        (Said(302, b"moved"), "says 302: moved; expected the address of an OpenAI-compatible server"),
+        (Reply(500, b"out of memory"), "the server failed 3 times (500: out of memory)"),
+        (Reply(hangs_up=True), "the server failed 3 times (RemoteProtocolError"),
+        (Reply(500, b"oops", {"Content-Type": "text/plain; charset=rot13"}), "the server failed 3 times (500: oops)"),
+        (Reply(body=b" ", repeats=0.1), "the server failed 3 times (ReadTimeout: still answering after 0 s)"),
+        (Reply(402, b"no credit"), "the server says 402: no credit; check the spending limit of the key's account"),
+        (Reply(429, b"tomorrow", {"Retry-After": "86400"}), "the server puts requests off again and again"),
+        (Reply(401, b"bad key"), "the server says 401: bad key; check the key"),
+        (Reply(404, b"no such model"), "the server says 404: no such model; check the address and the model's name"),
+        (Reply(302, b"moved"), "says 302: moved; expected the address of an OpenAI-compatible server"),
     ],
 )
 def test_a_server_that_fails_every_request_is_one_error(
-    serve: Callable[[Say], ScriptedServer],
+    serve: Callable[[Respond], ScriptedServer],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    reply: Said,
+    reply: Reply,
     message: str,
 ) -> None:
     if reply.repeats:
@@ -212,13 +216,13 @@ def test_each_model_uses_the_address_and_key_of_its_own_server(
 
 
 def test_a_sweep_with_two_servers_keeps_the_cells_of_one_when_the_other_refuses(
-    serve: Callable[[Say], ScriptedServer],
+    serve: Callable[[Respond], ScriptedServer],
     demo: Path,
     store: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    replies = {"one": completion("A"), "two": Said(400, b"no pictures")}
+    replies = {"one": completion("A"), "two": Reply(400, b"no pictures")}
     one, two = (serve(lambda _, body: replies[body["model"]]) for _ in range(2))
     monkeypatch.setenv("SEVILA_SERVERS", f"one={one.url} two={two.url}")
     monkeypatch.delenv("OPENAI_BASE_URL")
@@ -250,13 +254,13 @@ def test_run_requires_the_server_address_before_decoding_and_plan_does_not(
 
 
 def test_the_server_receives_keyframes_and_each_question_once(
-    serve: Callable[[Say], ScriptedServer], demo: Path, store: Path, caplog: pytest.LogCaptureFixture
+    serve: Callable[[Respond], ScriptedServer], demo: Path, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def say(number: int, body: dict[str, Any]) -> Said:
+    def respond(number: int, body: dict[str, Any]) -> Reply:
         question = body["messages"][0]["content"][-1]["text"]
         return completion("The answer is B." if "colour" in question else "" if "Where" in question else "b")
 
-    server = serve(say)
+    server = serve(respond)
     assert run(demo, store, *SERVED) == 0
     answered = {row["question_id"]: row for row in answers_of(store).rows("answers") if row["status"] == "ok"}
     assert len(server.bodies) == 24 and {row["prediction"] for row in answered.values()} == {1} and len(answered) == 16
@@ -277,12 +281,12 @@ def test_the_server_receives_keyframes_and_each_question_once(
 
 
 def test_questions_answered_before_a_server_failure_are_not_sent_again(
-    serve: Callable[[Say], ScriptedServer], demo: Path, store: Path, capsys: pytest.CaptureFixture[str]
+    serve: Callable[[Respond], ScriptedServer], demo: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    serve(lambda *_: Said(400, b"no pictures, please"))
+    serve(lambda *_: Reply(400, b"no pictures, please"))
     assert run(demo, store, *SERVED, *SHARDS_OF_TWO_VIDEOS) == 1
     assert "some/model answered no question" in capsys.readouterr().err
-    serve(lambda number, _: completion("A") if number < 7 else Said(500, b"out of memory"))
+    serve(lambda number, _: completion("A") if number < 7 else Reply(500, b"out of memory"))
     assert run(demo, store, *SERVED, *SHARDS_OF_TWO_VIDEOS, "--server-requests", "1") == 1  # other pace, same answers
     assert "out of memory); see its log, then run the same command again" in capsys.readouterr().err
     server = serve(lambda *_: completion("A"))
