@@ -125,6 +125,7 @@ class Watch:
             print(name, *sorted(set(sys.argv[2:]) & set(os.environ)))
 sys.meta_path.insert(0, Watch())
 importlib.import_module(sys.argv[1])
+Watch().find_spec("numpy")  # as if it were imported later
 """
 
 

@@ -15,14 +15,14 @@ def ratios(questions: list[tuple[int, int, str]], resamples: int = 50) -> np.nda
     return resampled_ratios(hits, counted, [cluster for *_, cluster in questions], resamples, 0)
 
 
-def test_the_interval_over_questions_is_scipys_percentile_bootstrap() -> None:
+def test_the_interval_over_questions_matches_scipys_percentile_bootstrap() -> None:
     right = np.random.default_rng(3).random(300) < 0.62
     low, high = percentile_interval(resampled_ratios(right[:, None], np.ones((300, 1)), np.arange(300), 10_000, 0))
     expected = bootstrap((right,), np.mean, method="percentile", n_resamples=10_000, rng=1).confidence_interval
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.007)  # two questions of 300
 
 
-def test_the_interval_over_videos_is_scipys_over_pairs_of_counts() -> None:
+def test_the_interval_over_videos_matches_scipys_over_pairs_of_counts() -> None:
     rng = np.random.default_rng(4)
     n_questions = rng.integers(1, 12, size=80)
     right = rng.binomial(n_questions, rng.choice([0.3, 0.9], size=80))

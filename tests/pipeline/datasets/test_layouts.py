@@ -287,7 +287,7 @@ def test_a_truncated_file_gives_no_other_questions(layout: Layout, tmp_path: Pat
 
 
 @every_layout
-def test_an_unpublished_number_of_questions_logs_a_warning(
+def test_a_number_of_questions_other_than_the_published_logs_a_warning(
     layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
