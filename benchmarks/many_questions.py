@@ -1,9 +1,9 @@
 """Seconds and peak memory of each stage at a million questions: `python -m benchmarks.many_questions FOLDER [questions]`.
 
-Each stage in a process of its own, over a store with true numbers of rows: 8 questions a video, 32 frames. Videos share a few
-contents, so that the pool holds these only. Of a stage that runs a model, at the tiny model's size, one shard of a real one's
-number of rows is made, and the seconds until it begins stand beside those of the whole; what comes after reads drawn scores
-and answers.
+Each stage in a process of its own, over a store with true numbers of rows: 8 questions a video (or `QUESTIONS_A_VIDEO` of the
+environment), 32 frames. Videos share a few contents, so that the pool holds these only. Of a stage that runs a model, at the
+tiny model's size, one shard of a real one's number of rows is made, and the seconds until it begins stand beside those of the
+whole; what comes after reads drawn scores and answers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
@@ -33,7 +34,8 @@ from pipeline.memory import peak_memory_bytes, reset_peak_memory
 from pipeline.text_table import aligned
 from stages.all import STAGES
 
-A_VIDEO, N_FRAMES, N_CONTENTS, SHARD_VIDEOS = 8, 32, 100, 46
+A_VIDEO = int(os.environ.get("QUESTIONS_A_VIDEO", "8"))
+N_FRAMES, N_CONTENTS, SHARD_VIDEOS = 32, 100, 46
 # Of what a shard holds at a real model's size, this many times fewer bytes are the tiny one's.
 FEATURE_BYTES = N_FRAMES * 5 * 32 * 2
 PIXEL_BYTES = N_FRAMES * TINY.image_size**2 * 3

@@ -1,10 +1,10 @@
-"""A store of the size of a whole data set, and how long the commands that look at it take.
+"""A simulated store of the size of a whole data set, and the duration of commands that read it.
 
     python -m tests.big_store FOLDER [-o FILE.md] [--videos N --questions N --frames N]
 
-makes (once) a data set of 5,440 videos and 52,000 questions and a store that has run it in eight settings, and then times whole
-commands, each the median of five runs. Records, tables, pool parts and digests are the product's own and of true size and
-number; what is simulated is the content of videos, arrays, scores and answers, which is tiny.
+writes (once) a data set of 5,440 videos and 52,000 questions and a store with eight settings of it, and then measures whole
+commands (median of five runs). Records, tables, pool parts and digests are real in size and number; videos, arrays, scores
+and answers are tiny placeholders.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from stages.chain import chain_of
 from tests.tiny_blip2 import write_tiny_blip2
 
 N_VIDEOS, N_QUESTIONS, N_FRAMES = 5440, 52_000, 32
-FEATURE_BYTES = N_FRAMES * 257 * 1408 * 2  # of one video in a true store: what shards are cut by
+FEATURE_BYTES = N_FRAMES * 257 * 1408 * 2  # of one video in a real store; determines the shards
 SETTINGS = [f"select_keyframes.{change}" for change in ("k=4", "k=2", "k=1", "k=8", "method=uniform", "method=random")]
 SETTINGS += ["answer_questions.method=vote", "score_frames.instruction=information_needed"]
 REPEATS = 5
@@ -62,7 +62,7 @@ def make(
     settings: Sequence[str] = SETTINGS,
     n_frames: int = N_FRAMES,
 ) -> None:
-    """Write the data set and the store, unless they are there."""
+    """Write the data set and the store if missing."""
     if (folder / "complete").exists():
         return
     videos = folder / "videos"
@@ -95,7 +95,7 @@ PLACES = {"annotations": "questions.csv", "videos": "videos", "weights": "tiny-b
 
 
 class Simulated(Run):
-    """Runs a chain with other bodies for the stages that decode videos or run a model."""
+    """Runs a chain with placeholder functions for the stages that decode videos or run a model."""
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         body, plan = BODIES.get(stage.name, stage.function), PLANS.get(stage.name, stage.plan)
@@ -112,12 +112,12 @@ def _frames(cfg: Any, run: RunContext, videos: Any, *, out: ShardedOutput) -> No
     facts = {"probe": probe, "clips": [{"frame_indices": indices, "note": ""}]}
 
     def work(shard: Shard) -> None:
-        wanted = [videos.videos[item] for item in shard.items]
-        for video in wanted:
+        shard_videos = [videos.videos[item] for item in shard.items]
+        for video in shard_videos:
             key = sampling._key(video)
             if not pool.parts(key):
                 pool.write(key, indices, (2, 2, 3), "uint8", _piece((cfg.frames, 2, 2, 3), "uint8"), facts)()
-        sampling._write_tables(wanted, pool, Attempts(), shard)
+        sampling._write_tables(shard_videos, pool, Attempts(), shard)
 
     out.each_shard(work)
 
@@ -127,15 +127,15 @@ def _features(cfg: Any, run: RunContext, frames: Any, backbone: Any, *_: Any, ou
     pool = out.pool(config=cfg.model_dump(), encoder=backbone.encoder_fingerprint())
 
     def work(shard: Shard) -> None:
-        wanted = [videos[item] for item in shard.items]
+        shard_videos = [videos[item] for item in shard.items]
         parts = []
-        for video in wanted:
+        for video in shard_videos:
             key, held = frames.pixel_key(video), indices[video.video_id].tolist()
             if not pool.parts(key):
                 pool.write(key, held, (1, 4), "float16", _piece((len(held), 1, 4), "float16"), {})()
             parts += part_rows(video.video_id, held, pool.parts(key))
         columns = ("video_id", "status", "reason", "n_frames")
-        shard.write_rows("videos", [{name: getattr(video, name) for name in columns} for video in wanted])
+        shard.write_rows("videos", [{name: getattr(video, name) for name in columns} for video in shard_videos])
         shard.write_rows("parts", parts)
 
     out.each_shard(work)
@@ -148,15 +148,15 @@ def _piece(shape: tuple[int, ...], dtype: str) -> Iterator[np.ndarray]:
 def _scores(
     cfg: Any, run: RunContext, questions: Any, frames: Any, features: Any, backbone: Any, localizer: Any, *, out: Any
 ) -> None:
-    asked, clips = questions.rows("questions"), frames.clips()
+    rows_of_questions, clips = questions.rows("questions"), frames.clips()
 
     def work(shard: Shard) -> None:
         rows = []
         for item in shard.items:
-            clip = clips[asked[item]["video_id"], asked[item]["clip_id"]]
+            clip = clips[rows_of_questions[item]["video_id"], rows_of_questions[item]["clip_id"]]
             for position, (index, seconds) in enumerate(zip(clip["frame_index"], clip["seconds"], strict=True)):
                 score = ((item * 31 + position * 17) % 97) / 97
-                row = {name: asked[item][name] for name in ("question_id", "video_id")}
+                row = {name: rows_of_questions[item][name] for name in ("question_id", "video_id")}
                 row |= {"position": position, "frame_index": int(index), "seconds": float(seconds), "truncated": False}
                 rows.append(row | {"logit_yes": score, "logit_no": 0.5, "probability_yes": score})
         shard.write_rows("frame_scores", rows)
@@ -167,14 +167,14 @@ def _scores(
 def _answers(
     cfg: Any, run: RunContext, questions: Any, keyframes: Any, features: Any, backbone: Any, answerer: Any, *, out: Any
 ) -> None:
-    chosen = keyframes.rows("keyframes")
+    keyframe_rows = keyframes.rows("keyframes")
 
     def work(shard: Shard) -> None:
         rows = []
         for item in shard.items:
-            row = {name: chosen[item][name] for name in ("question_id", "video_id", "status", "reason")}
+            row = {name: keyframe_rows[item][name] for name in ("question_id", "video_id", "status", "reason")}
             row |= {"prediction": (item * item) % 5, "option_logits": [0.1, 0.2, 0.3, 0.4, 0.5], "votes": []}
-            rows.append(row | {"first_token_id": 7, "n_frames": len(chosen[item]["rows"]), "truncated": False})
+            rows.append(row | {"first_token_id": 7, "n_frames": len(keyframe_rows[item]["rows"]), "truncated": False})
         shard.write_rows("answers", rows)
         shard.write_rows("frame_answers", [])
 
@@ -199,9 +199,9 @@ BODIES: dict[str, Callable[..., None]] = {
 
 
 def make_many(root: Path, n_artifacts: int = 10_000, n_parts: int = 50_000) -> None:
-    """Write a store of years: chains of ten small artifacts each, one of them of the pool; a tenth of the chains has a name.
+    """Write a store of many years: chains of ten small artifacts, one of them with pool parts; every tenth chain has a name.
 
-    Nothing is synced to the disk, as it is only looked at and tidied.
+    Nothing is synced to the disk.
     """
     store, long_ago, n_chains = Store(root), time.time() - 30 * 86400, n_artifacts // 10
     space = "extract_features-v2-" + "0" * 20
@@ -254,7 +254,7 @@ def make_many(root: Path, n_artifacts: int = 10_000, n_parts: int = 50_000) -> N
 
 
 def commands(folder: Path, n_frames: int = N_FRAMES) -> dict[str, list[str]]:
-    """Return the commands to time, by what they are called in the table."""
+    """Return the commands to measure by their names in the table."""
     store = ["--store", str(folder / "store")]
     small = [str(Path(__file__).with_name("small.toml")), "--set", f"sample_frames.frames={n_frames}"]
     recipe = small + [part for kind, where in PLACES.items() for part in (f"--{kind}", str(folder / where))]
@@ -271,8 +271,8 @@ def commands(folder: Path, n_frames: int = N_FRAMES) -> dict[str, list[str]]:
     }
 
 
-def timed(arguments: list[str]) -> tuple[float, float]:
-    """Return the median seconds of a whole command, interpreter included: by the wall clock, and of processors."""
+def median_seconds(arguments: list[str]) -> tuple[float, float]:
+    """Return the median wall-clock and processor seconds of a whole command, interpreter included."""
     wall, processor = [], []
     for _ in range(REPEATS):
         started, before = time.perf_counter(), os.times()
@@ -284,7 +284,7 @@ def timed(arguments: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Make the store and print, or write, the table."""
+    """Write the store and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--output", type=Path, help="also write the table to this file")
@@ -303,7 +303,7 @@ def main() -> None:
         "|---|---:|---:|",
     ]
     for name, arguments in commands(options.folder, options.frames).items():
-        wall, processor = timed(arguments)
+        wall, processor = median_seconds(arguments)
         lines.append(f"| {name} | {wall:.2f} | {processor:.2f} |")
         print(lines[-1], flush=True)
     if options.output:

@@ -1,4 +1,4 @@
-"""Chromium, driven as the tests of pages need it."""
+"""Chromium for the tests of web pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Yield a browser; skips the test where there is none."""
+    """Yield a browser; skip the test if none is installed."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
@@ -30,7 +30,7 @@ def chromium() -> Iterator[Any]:
 
 
 class WatchedPage:
-    """A page opened from a folder on the disk, with all that it asked for and complained of."""
+    """A page opened from a folder, with the URLs it requested and its console and error messages."""
 
     def __init__(self, browser: Any, folder: Path, fragment: str = "", **context: Any) -> None:
         self.requests: list[str] = []
@@ -43,11 +43,11 @@ class WatchedPage:
         self.open(fragment)
 
     def open(self, fragment: str) -> None:
-        """Open the page anew, and wait until its examples are drawn."""
+        """Load the page again and wait until its examples are drawn."""
         self.page.goto("about:blank")
         self.page.goto(f"{(self.folder / 'index.html').as_uri()}{fragment}")
         self.page.wait_for_selector('#examples[aria-busy="false"]')
 
     def texts(self, selector: str) -> list[str]:
-        """Return what each of these elements says."""
+        """Return the text of each matching element."""
         return [" ".join(text.split()) for text in self.page.locator(selector).all_inner_texts()]

@@ -1,4 +1,4 @@
-"""A server of chat completions that does as it is told: it answers, fails, hangs up or talks nonsense."""
+"""A chat completion server with scripted responses, errors and broken connections."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 @dataclass
 class Said:
-    """What a server says: a status, headers and a body; `hangs_up` says nothing and closes, `waits` never answers.
+    """A response; `hangs_up` closes the connection without one, `waits` never answers.
 
-    `repeats` says the body again and again, until nobody listens or the server ends, with so many seconds in between.
+    `repeats` sends the body again and again until the client or the server closes, with that many seconds in between.
     """
 
     status: int = 200
@@ -33,10 +33,10 @@ def completion(text: Any, finish: str = "stop") -> Said:
 
 
 class ScriptedServer:
-    """Says what `say` returns for the number of a request, from 0, and its body; notes the bodies and the headers."""
+    """Sends the response that `respond` returns for a request's number, from 0, and body; records bodies and headers."""
 
-    def __init__(self, say: Callable[[int, dict[str, Any]], Said]) -> None:
-        self.say, self.bodies, self.headers = say, [], []  # type: ignore[var-annotated]
+    def __init__(self, respond: Callable[[int, dict[str, Any]], Said]) -> None:
+        self.respond, self.bodies, self.headers = respond, [], []  # type: ignore[var-annotated]
         self.lock, self.ends = threading.Lock(), threading.Event()
         self.url = ""
 
@@ -65,26 +65,26 @@ class ScriptedServer:
                     number = len(script.bodies)
                     script.bodies.append(body | {"path": self.path})
                     script.headers.append(dict(self.headers))
-                said = script.say(number, body)
-                if said.waits:
+                response = script.respond(number, body)
+                if response.waits:
                     script.ends.wait()
-                if said.waits or said.hangs_up:
+                if response.waits or response.hangs_up:
                     self.close_connection = True
                     return
-                self.send_response(said.status)
-                length = {} if said.repeats is not None else {"Content-Length": str(len(said.body))}
-                for name, value in (said.headers | length).items():
+                self.send_response(response.status)
+                length = {} if response.repeats is not None else {"Content-Length": str(len(response.body))}
+                for name, value in (response.headers | length).items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(said.body)
-                while said.repeats is not None and not script.ends.wait(said.repeats):
+                self.wfile.write(response.body)
+                while response.repeats is not None and not script.ends.wait(response.repeats):
                     try:
-                        self.wfile.write(said.body)
-                    except OSError:  # nobody listens any more
+                        self.wfile.write(response.body)
+                    except OSError:  # the client has closed the connection
                         self.close_connection = True
                         return
 
             def log_message(self, *_: Any) -> None:
-                """Say nothing."""
+                """Print no log."""
 
         return Handler

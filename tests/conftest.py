@@ -8,14 +8,14 @@ from hypothesis import settings
 
 from pipeline.registry import entry_points_of_others
 
-# The folders of the repository are installed as parts of `sevila` only: what tests start finds them by their own names.
+# The repository's folders are installed as parts of `sevila` only; child processes of tests import them by their own names.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
 
 Package = Callable[..., None]
-os.environ.setdefault("SEVILA_REPORT", "no")  # a page at the end of each of hundreds of runs is seconds each
-settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+os.environ.setdefault("SEVILA_REPORT", "no")  # writing a page takes seconds for each of hundreds of runs
+settings.register_profile("untimed", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("untimed")
-pytest.register_assert_rewrite("tests.flow_doors", "tests.flow_pieces")  # whose tests test_flows.py runs
+pytest.register_assert_rewrite("tests.flow_doors", "tests.flow_pieces")  # test_flows.py runs their tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
-    """Return a function that installs a package of one module, and what is named `name` by its entry point."""
+    """Return a function that installs a package of one module with an entry point `name`."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def install(
@@ -51,11 +51,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.option.loadscopereorder = (
-        False  # pytest-xdist would begin with the files of most tests, not with the longest
-    )
+    config.option.loadscopereorder = False  # pytest-xdist would start the files with most tests, not the longest, first
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take by far the longest, so that others run beside them and none waits for them at the end."""
+    """Run the longest files first, so that they do not delay the end of a parallel run."""
     items.sort(key=lambda item: item.path.name not in ("test_flows.py", "test_readme.py"))

@@ -1,4 +1,4 @@
-"""Finds the decoder processes that another process has started, and what they have open."""
+"""Finds decoder processes and their open files."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from pathlib import Path
 
 
 def workers_of(parent_id: int) -> set[int]:
-    found = set()
+    workers = set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
-            continue  # it has just ended
+            continue  # the process has just ended
         if any(b"decode_worker import main" in word for word in words) and parent == parent_id:
-            found.add(int(entry.name))
-    return found
+            workers.add(int(entry.name))
+    return workers
 
 
 def readers_of(path: Path) -> set[int]:
-    """The decoder processes of this one that have a file or folder open."""
+    """Return the decoder processes of this process that have a file or folder open."""
     return {worker for worker in workers_of(os.getpid()) if is_open(worker, path)}
 
 
 def is_open(process_id: int, path: Path) -> bool:
     try:
         return any(entry.samefile(path) for entry in Path(f"/proc/{process_id}/fd").iterdir() if entry.exists())
-    except OSError:  # it has just ended, or closed something
+    except OSError:  # the process has just ended or closed a file
         return False
 
 
@@ -43,5 +43,5 @@ def is_running(process_id: int) -> bool:
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.02)

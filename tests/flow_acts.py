@@ -1,4 +1,4 @@
-"""Tests of flows that mostly wait, side by side on one server, and the small world as the parameters of their runs."""
+"""Tests of flows that run concurrently on one server, and flow parameters for the small world."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ import pytest
 from tests.prefect_server import PrefectServer
 from tests.small_world import SMALL
 
-HERE = {"dispatch": "here"}  # what is small enough for one worker is made by the one that has the run
-ACTS: dict[str, Callable[[PrefectServer, Path, Path], None]] = {}  # those that wait longest first
+HERE = {"dispatch": "here"}  # run all stages in the worker that has the run
+CONCURRENT_TESTS: dict[str, Callable[[PrefectServer, Path, Path], None]] = {}  # the longest first
 
 
-def side_by_side(act: Callable[[PrefectServer, Path, Path], None]) -> Callable[[dict[str, Future[None]]], None]:
-    """Make a test of what mostly waits: these run beside each other and the other tests, and each is told in its turn.
+def run_concurrently(body: Callable[[PrefectServer, Path, Path], None]) -> Callable[[dict[str, Future[None]]], None]:
+    """Return a test that reports the result of `body`, which the fixture `concurrent_tests` runs in a thread.
 
-    It gets a store that holds the small world's frames, to copy, and an empty folder.
+    `body` gets the server, a store with the small world's frames (to be copied) and an empty folder.
     """
 
-    def test(begun: dict[str, Future[None]]) -> None:
-        begun[act.__name__].result()
+    def test(concurrent_tests: dict[str, Future[None]]) -> None:
+        concurrent_tests[body.__name__].result()
 
-    ACTS[act.__name__] = act
-    test.__name__, test.__doc__ = act.__name__, act.__doc__
+    CONCURRENT_TESTS[body.__name__] = body
+    test.__name__, test.__doc__ = body.__name__, body.__doc__
     return test
 
 
 def places(world: Path, store: Path) -> dict[str, str]:
-    """Where a copy of the small world, and a store, lie."""
-    found = {"annotations": f"{world / 'questions.csv'}", "videos": f"{world / 'videos'}"}
-    return found | {"weights": f"tiny-blip2={world / 'tiny-blip2'}", "store": f"{store}"}
+    """Return the paths of a copy of the small world and of a store as flow parameters."""
+    sources = {"annotations": f"{world / 'questions.csv'}", "videos": f"{world / 'videos'}"}
+    return sources | {"weights": f"tiny-blip2={world / 'tiny-blip2'}", "store": f"{store}"}
 
 
 def options(world: Path, store: Path) -> list[str]:
-    """The same for the command line."""
+    """Return the same paths as command-line options."""
     return [word for kind, place in places(world, store).items() for word in (f"--{kind}", place)]
 
 
@@ -57,11 +57,11 @@ def extraction(
 
 @contextmanager
 def small_disk(place: Path) -> Iterator[Path]:
-    """Mount a file system of its own during the block."""
+    """Mount a small file system during the block."""
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], capture_output=True)
     if mounted.returncode:
-        pytest.skip("a file system can be mounted by root only")
+        pytest.skip("only root can mount a file system")
     try:
         yield place
     finally:
@@ -69,7 +69,7 @@ def small_disk(place: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Write a file that leaves no room on a disk."""
+    """Fill a disk with a file and return its path."""
     with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))

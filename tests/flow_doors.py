@@ -1,4 +1,4 @@
-"""Who may ask the server of `sevila up`, and what its runs say when they fail. test_flows.py runs these, on its server."""
+"""Access control of the `sevila up` server and error messages of its runs. test_flows.py runs these tests on its server."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from workers.up import LOG
 FOREIGN = "http://evil.example"
 
 
-def refused(prefect: PrefectServer, path: str, headers: dict[str, str], body: bytes | None = None) -> int:
-    """Return the status of a request that comes from elsewhere, 0 if it is not refused."""
-    request = urllib.request.Request(f"{prefect.door.url}/{path}", body, headers)
+def refusal_status(prefect: PrefectServer, path: str, headers: dict[str, str], body: bytes | None = None) -> int:
+    """Return the status of a refused request, 0 if it is accepted."""
+    request = urllib.request.Request(f"{prefect.api.url}/{path}", body, headers)
     try:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE_SECONDS).close()
     except urllib.error.HTTPError as error:
@@ -30,45 +30,43 @@ def refused(prefect: PrefectServer, path: str, headers: dict[str, str], body: by
     return 0
 
 
-def test_whoever_does_not_know_the_password_can_neither_read_nor_start_anything(prefect: PrefectServer) -> None:
+def test_requests_without_the_password_are_refused(prefect: PrefectServer) -> None:
     json_body = {"Content-Type": "application/json"}
     wrong = {"Authorization": "Basic YWRtaW46YWRtaW4="}
-    assert refused(prefect, "deployments/name/sevila/full-chain", {}) == 401
-    assert refused(prefect, "deployments/name/sevila/full-chain", wrong) == 401
-    assert refused(prefect, "csrf-token?client=somebody", {}) == 401
-    id = prefect.ask("deployments/name/sevila/full-chain")["id"]
+    assert refusal_status(prefect, "deployments/name/sevila/full-chain", {}) == 401
+    assert refusal_status(prefect, "deployments/name/sevila/full-chain", wrong) == 401
+    assert refusal_status(prefect, "csrf-token?client=somebody", {}) == 401
+    id = prefect.request("deployments/name/sevila/full-chain")["id"]
     forged_run = b'{"name": "forged"}'
     for headers in (json_body, json_body | wrong, json_body | {"Origin": FOREIGN}):
-        assert refused(prefect, f"deployments/{id}/create_flow_run", headers, forged_run) in (401, 403)
+        assert refusal_status(prefect, f"deployments/{id}/create_flow_run", headers, forged_run) in (401, 403)
     forged = {"Prefect-Csrf-Token": "x", "Prefect-Csrf-Client": "y"}
-    assert refused(prefect, f"deployments/{id}/create_flow_run", json_body | forged, b"{}") == 403
+    assert refusal_status(prefect, f"deployments/{id}/create_flow_run", json_body | forged, b"{}") == 403
     assert prefect.flow_runs("forged") == []
 
 
-def test_a_page_of_another_site_is_refused_even_where_the_password_is_known(prefect: PrefectServer) -> None:
-    """A browser asks before it sends such a request, and reads an answer only where the server allows its origin."""
-    asked = {
+def test_cross_origin_requests_are_refused(prefect: PrefectServer) -> None:
+    """A browser sends a preflight request first and reads an answer only if the server allows its origin."""
+    preflight = {
         "Origin": FOREIGN,
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type",
     }
-    url = f"{prefect.door.url}/flow_runs/filter"
-    opened = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+    url = f"{prefect.api.url}/flow_runs/filter"
+    open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
     with pytest.raises(urllib.error.HTTPError) as error:
-        opened(urllib.request.Request(url, headers=asked, method="OPTIONS"), timeout=PATIENCE_SECONDS)
+        open_url(urllib.request.Request(url, headers=preflight, method="OPTIONS"), timeout=PATIENCE_SECONDS)
     error.value.close()
     assert error.value.code == 400 and error.value.headers["Access-Control-Allow-Origin"] is None
-    own = asked | {"Origin": prefect.door.page}
-    with opened(urllib.request.Request(url, headers=own, method="OPTIONS"), timeout=PATIENCE_SECONDS) as answer:
-        assert answer.headers["Access-Control-Allow-Origin"] == prefect.door.page
-    with opened(
-        f"{prefect.door.page}/ui-settings", timeout=PATIENCE_SECONDS
-    ) as answer:  # the page asks for the password
+    own = preflight | {"Origin": prefect.api.page}
+    with open_url(urllib.request.Request(url, headers=own, method="OPTIONS"), timeout=PATIENCE_SECONDS) as answer:
+        assert answer.headers["Access-Control-Allow-Origin"] == prefect.api.page
+    with open_url(f"{prefect.api.page}/ui-settings", timeout=PATIENCE_SECONDS) as answer:
         settings = answer.read().decode()
     assert '"auth":"BASIC"' in settings and '"api_url":"/api"' in settings and '"csrf_enabled":true' in settings
 
 
-def test_the_password_is_in_a_file_for_its_user_only_and_on_no_command_line_or_log(prefect: PrefectServer) -> None:
+def test_the_password_is_only_in_a_private_file(prefect: PrefectServer) -> None:
     password = prefect.environment["PREFECT_API_AUTH_STRING"]
     assert stat.S_IMODE(prefect.for_shells.stat().st_mode) == 0o600
     printed = prefect.log.read_text()
@@ -80,12 +78,12 @@ def test_the_password_is_in_a_file_for_its_user_only_and_on_no_command_line_or_l
     assert not any(secret.encode() in line for line in lines)
 
 
-def test_what_the_server_keeps_is_for_its_user_only(prefect: PrefectServer) -> None:
-    made = list(prefect.for_shells.parent.glob("prefect.db*"))
-    assert made and {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o600}
+def test_server_files_are_private(prefect: PrefectServer) -> None:
+    files = list(prefect.for_shells.parent.glob("prefect.db*"))
+    assert files and {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
-def test_a_shell_that_sourced_the_file_runs_a_deployment_past_any_proxy_and_a_failure_says_why(
+def test_a_sourced_shell_runs_a_deployment_without_the_proxy_and_shows_the_failure(
     prefect: PrefectServer,
 ) -> None:
     places = {"annotations": "/none\x1b[31m\nhere"}
@@ -94,25 +92,23 @@ def test_a_shell_that_sourced_the_file_runs_a_deployment_past_any_proxy_and_a_fa
     assert (done.returncode, state["type"]) == (1, "FAILED"), done.stdout + done.stderr
     where = r"should lie at /none\x1b[31m\nhere, but nothing is there"
     assert where in state["message"] and "\n" not in state["message"]
-    words = " ".join(done.stdout.split()).replace("\\\\", "\\")  # the terminal breaks lines
-    assert "Finished in state Failed(" in words and "but nothing is there" in words
+    output = " ".join(done.stdout.split()).replace("\\\\", "\\")  # the terminal breaks lines
+    assert "Finished in state Failed(" in output and "but nothing is there" in output
     lines = prefect.until(lambda: [line for line in prefect.log_lines("failed") if "Finished in state" in line])
     assert len(lines) == 1 and not any("Traceback" in line for line in prefect.log_lines("failed"))
     assert "FailedRun" not in prefect.all_logs()  # (the server may speak of a busy database)
     assert "\x1b" not in done.stdout + lines[0]
 
 
-def test_pictures_inside_a_page_are_what_prefects_own_pages_show(prefect: PrefectServer) -> None:
+def test_prefect_pages_show_embedded_pictures(prefect: PrefectServer) -> None:
     picture = f"data:image/webp;base64,{thumbnail(np.zeros((28, 28, 3), np.uint8), (80, 60), 50)}"
     text = f"| 1.0 s |\n| --- |\n| ![keyframe]({picture}) |\n\n![trend]({picture})"
-    id = prefect.ask("artifacts/", {"key": "pictures", "type": "markdown", "data": text})["id"]
+    id = prefect.request("artifacts/", {"key": "pictures", "type": "markdown", "data": text})["id"]
     password = base64.b64encode(prefect.environment["PREFECT_API_AUTH_STRING"].encode()).decode()
     with chromium() as browser:
         page = browser.new_page()
         page.add_init_script(f"localStorage.setItem('prefect-password', {password!r})")
-        for pages in ("", "/v2"):  # both of those that Prefect 3.8 brings
-            page.goto(f"{prefect.door.page}{pages}/artifacts/artifact/{id}")
-            for about in ("keyframe", "trend"):
-                page.wait_for_function(
-                    "about => document.querySelector(`img[alt=${about}]`)?.naturalWidth == 80", arg=about
-                )
+        for interface in ("", "/v2"):  # Prefect 3.8 has two
+            page.goto(f"{prefect.api.page}{interface}/artifacts/artifact/{id}")
+            for alt in ("keyframe", "trend"):
+                page.wait_for_function("alt => document.querySelector(`img[alt=${alt}]`)?.naturalWidth == 80", arg=alt)

@@ -1,4 +1,4 @@
-"""What runs hand out to workers: pieces, and what becomes of them. test_flows.py runs these, on its server."""
+"""Pieces that runs submit to workers, their failures and retries. test_flows.py runs these tests on its server."""
 
 from __future__ import annotations
 
@@ -13,62 +13,60 @@ from typing import Any
 
 from cache.notes import read_note
 from cache.store import Store
-from tests.flow_acts import HERE, extraction, fill, options, places, side_by_side, small_disk
+from tests.flow_acts import HERE, extraction, fill, options, places, run_concurrently, small_disk
 from tests.prefect_server import ENDED, PATIENCE_SECONDS, REPOSITORY, WORKER, PrefectServer, workers
 from tests.small_world import SMALL
 
 
-def test_workers_share_a_stage_and_what_killed_ones_were_at_is_handed_out_again_without_repeating_finished_shards(
-    prefect: PrefectServer, lost: list[Any]
+def test_pieces_of_killed_workers_are_resubmitted_without_repeating_finished_shards(
+    prefect: PrefectServer, killed_pieces: list[Any]
 ) -> None:
-    worker = lost[1]["labels"][WORKER]
-    assert workers(lost) == {"gpu-0", "gpu-1"}
+    worker = killed_pieces[1]["labels"][WORKER]
+    assert workers(killed_pieces) == {"gpu-0", "gpu-1"}
     prefect.until(lambda: f"worker {worker} exited (status -9) and is restarted" in prefect.log.read_text())
-    (features,) = prefect.ended("shared")["message"].split()
+    (features,) = prefect.wait_for_end("shared")["message"].split()
     assert features.startswith("extract_features-")
     id = prefect.flow_run("shared")["id"]
 
     def states() -> list[Any]:
         pieces = {piece["id"]: piece for piece in prefect.pieces(id)}
-        return [pieces[killed["id"]]["state"] for killed in lost]
+        return [pieces[killed["id"]]["state"] for killed in killed_pieces]
 
     assert states()[0]["type"] == "CRASHED"
-    prefect.until(lambda: states()[1]["type"] == "CRASHED")  # nobody has waited for it: others have made what is left
+    prefect.until(lambda: states()[1]["type"] == "CRASHED")  # no process waits for it: other workers built the rest
     assert states()[1]["message"] == "no heartbeat for 5 minutes"
     names = {piece["name"] for piece in prefect.pieces(id)}
-    shards = prefect.until(lambda: [n for line, n in prefect.made(*names).items() if " done" in line])
+    shards = prefect.until(lambda: [n for line, n in prefect.build_counts(*names).items() if " done" in line])
     assert shards == [1] * len(shards)
 
 
-@side_by_side
-def test_cancelling_a_run_stops_its_pieces_and_the_next_run_goes_on_from_the_finished_shards(
+@run_concurrently
+def test_a_run_resumes_from_finished_shards_after_a_cancellation(
     prefect: PrefectServer, sampled: Path, folder: Path
 ) -> None:
     store, other = (Path(shutil.copytree(sampled, folder / name)) for name in ("store", "other"))
     command = [sys.executable, "-m", "cli", "stage", "extract_features", SMALL, *options(prefect.small, other)]
     subprocess.run(command, cwd=REPOSITORY, env=prefect.environment, check=True, capture_output=True)
     space, _, key = next((other / "pool").glob("extract_features-*/*/*")).parts[-3:]
-    with Store(store).lock(f"pool/{space}/{key}"):  # one worker waits for this video, the other makes all else
+    with Store(store).lock(f"pool/{space}/{key}"):  # one worker waits for this video, the other builds the rest
         id = prefect.start("sevila-stage/rerun", "cancelled", **extraction(prefect, store, shard_megabytes=0.001))
         (plan,) = prefect.until(lambda: [*(store / "partial").glob("extract_features-*/progress/plan.json")])
         prefect.until(lambda: len([*plan.parent.glob("0*.json")]) == len(read_note(plan)["shards"]) - 1)
-        prefect.ask(f"flow_runs/{id}/set_state", {"state": {"type": "CANCELLING"}})  # the button of the UI
-        prefect.ended("cancelled", "CANCELLED")
+        prefect.request(f"flow_runs/{id}/set_state", {"state": {"type": "CANCELLING"}})  # the button of the UI
+        prefect.wait_for_end("cancelled", "CANCELLED")
         prefect.until(lambda: all(piece["state"]["type"] in ENDED for piece in prefect.pieces(id)))
     states = Counter(piece["state"]["type"] for piece in prefect.pieces(id))
     assert states["CANCELLED"] >= 1 and {*states} <= {"CANCELLED", "COMPLETED"}
     prefect.start("sevila-stage/rerun", "after cancelling", **extraction(prefect, store, dispatch="here"))
-    prefect.ended("after cancelling")
-    prefect.until(lambda: sum(" done" in line for line in prefect.made("after cancelling")) == 1)
+    prefect.wait_for_end("after cancelling")
+    prefect.until(lambda: sum(" done" in line for line in prefect.build_counts("after cancelling")) == 1)
 
 
-@side_by_side
-def test_cancelling_a_setting_cancels_the_run_that_it_is_part_of(
-    prefect: PrefectServer, sampled: Path, folder: Path
-) -> None:
+@run_concurrently
+def test_cancelling_a_setting_cancels_its_parent_run(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     long = ['chain.selectors=["uniform"]', "finetune_answerer.epochs=100000"]
-    to = {"recipe": str(prefect.world / "full.toml"), "settings": long, "places": {"store": str(folder / "store")}}
-    id = prefect.start("sevila/full-chain", "of a setting", **to, execution=HERE)
+    recipe, there = str(prefect.world / "full.toml"), {"store": str(folder / "store")}
+    id = prefect.start("sevila/full-chain", "of a setting", recipe=recipe, settings=long, places=there, execution=HERE)
 
     def training() -> Any:
         settings = [node["id"] for node in prefect.graph(id) if node["label"].startswith("sevila-setting / ")]
@@ -76,16 +74,14 @@ def test_cancelling_a_setting_cancels_the_run_that_it_is_part_of(
         return settings if any("finetune_answerer" in step["label"] for step in steps) else []
 
     (setting,) = prefect.until(training)
-    prefect.ask(f"flow_runs/{setting}/set_state", {"state": {"type": "CANCELLING"}})
-    prefect.ended("of a setting", "CANCELLED")
-    prefect.until(lambda: prefect.ask(f"flow_runs/{setting}")["state"]["type"] == "CANCELLED")
+    prefect.request(f"flow_runs/{setting}/set_state", {"state": {"type": "CANCELLING"}})
+    prefect.wait_for_end("of a setting", "CANCELLED")
+    prefect.until(lambda: prefect.request(f"flow_runs/{setting}")["state"]["type"] == "CANCELLED")
     assert any("its setting 'uniform' was cancelled" in line for line in prefect.log_lines("of a setting"))
 
 
-@side_by_side
-def test_a_piece_that_a_full_disk_fails_is_handed_out_again(
-    prefect: PrefectServer, sampled: Path, folder: Path
-) -> None:
+@run_concurrently
+def test_a_piece_that_failed_on_a_full_disk_is_resubmitted(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     with small_disk(folder / "disk") as disk:
         store = Path(shutil.copytree(sampled, disk / "store"))
         id = prefect.start("sevila-stage/rerun", "full", **extraction(prefect, store, shard_megabytes=1))
@@ -93,16 +89,14 @@ def test_a_piece_that_a_full_disk_fails_is_handed_out_again(
         filler = fill(disk)
         prefect.until(lambda: any(piece["state"]["name"] == "FailedByMachine" for piece in prefect.pieces(id)))
         filler.unlink()
-        prefect.ended("full")
+        prefect.wait_for_end("full")
         prefect.until(lambda: all(piece["state"]["type"] in ENDED for piece in prefect.pieces(id)))
         states = Counter(piece["state"]["name"] for piece in prefect.pieces(id))
         assert states.pop("FailedByMachine") >= 1 and states == {"Completed": 1}
 
 
-@side_by_side
-def test_a_step_that_a_full_disk_fails_is_tried_again_and_goes_on_when_there_is_room(
-    prefect: PrefectServer, sampled: Path, folder: Path
-) -> None:
+@run_concurrently
+def test_a_step_that_failed_on_a_full_disk_is_retried(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     with small_disk(folder / "disk") as disk:
         filler = fill(disk)
         there = places(prefect.small, disk / "store")
@@ -111,49 +105,49 @@ def test_a_step_that_a_full_disk_fails_is_tried_again_and_goes_on_when_there_is_
         )
         prefect.until(lambda: any(step["state_name"] == "AwaitingRetry" for step in prefect.steps("full disk")))
         filler.unlink()
-        prefect.ended("full disk")
+        prefect.wait_for_end("full disk")
         (step,) = prefect.ended_steps("full disk")
         assert step["state_type"] == "COMPLETED" and step["run_count"] >= 2
 
 
-@side_by_side
-def test_what_bad_input_fails_is_not_tried_again(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
+@run_concurrently
+def test_a_failure_caused_by_bad_input_is_not_retried(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     store = Path(shutil.copytree(sampled, folder / "store"))
     for frames in (store / "pool").glob("sample_frames-*/*/*/*.h5"):
         content = frames.read_bytes()
         frames.write_bytes(content[:-1] + bytes([content[-1] ^ 16]))
     id = prefect.start("sevila-stage/rerun", "damaged", **extraction(prefect, store, shard_megabytes=1))
-    reason = prefect.ended("damaged", "FAILED")["message"]
+    reason = prefect.wait_for_end("damaged", "FAILED")["message"]
     assert "sample_frames-" in reason and "--drop" in reason
     assert [piece["state"]["name"] for piece in prefect.pieces(id)] == ["Failed"]
     (step,) = prefect.ended_steps("damaged")
     assert step["state_type"] == "FAILED" and step["run_count"] == 1
 
 
-@side_by_side
-def test_free_workers_help_to_decode_where_a_run_is_slow(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
+@run_concurrently
+def test_free_workers_help_a_slow_run_to_decode(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     code = """
 import json, sys
 from flows import Execution, Places, sevila_stage
-asked = json.loads(sys.argv[1])
-asked |= {"places": Places(**asked["places"]), "execution": Execution(**asked["execution"])}
-sevila_stage.with_options(flow_run_name="slow")(**asked)
+parameters = json.loads(sys.argv[1])
+parameters |= {"places": Places(**parameters["places"]), "execution": Execution(**parameters["execution"])}
+sevila_stage.with_options(flow_run_name="slow")(**parameters)
 """
     online = {"workers": {"status": {"any_": ["ONLINE"]}}}
-    prefect.until(lambda: len(prefect.ask("work_pools/cpu/workers/filter", online)) == 2)
+    prefect.until(lambda: len(prefect.request("work_pools/cpu/workers/filter", online)) == 2)
     store = Path(shutil.copytree(sampled, folder / "store"))
-    asked = extraction(prefect, store) | {"stage": "sample_frames", "settings": ["sample_frames.frames=6"]}
-    asked["execution"]["shard_megabytes"] = 0.05  # three shards
-    command = [sys.executable, "-c", code, json.dumps(asked)]
+    parameters = extraction(prefect, store) | {"stage": "sample_frames", "settings": ["sample_frames.frames=6"]}
+    parameters["execution"]["shard_megabytes"] = 0.05  # three shards
+    command = [sys.executable, "-c", code, json.dumps(parameters)]
     with subprocess.Popen(command, cwd=REPOSITORY, env=prefect.environment, stderr=subprocess.DEVNULL) as slow:
         try:
             run = prefect.until(lambda: prefect.flow_runs("slow"), every_seconds=0.3)[0]
             prefect.until(lambda: prefect.pieces(run["id"]), every_seconds=0.02)
             slow.send_signal(signal.SIGSTOP)
             (helper, *_) = prefect.pieces(run["id"])
-            prefect.until(lambda: prefect.made(helper["name"]))
+            prefect.until(lambda: prefect.build_counts(helper["name"]))
         finally:
             slow.send_signal(signal.SIGCONT)
         assert slow.wait(PATIENCE_SECONDS) == 0
-        prefect.ended("slow")
-    assert set(prefect.made("slow", helper["name"]).values()) == {1}
+        prefect.wait_for_end("slow")
+    assert set(prefect.build_counts("slow", helper["name"]).values()) == {1}

@@ -1,4 +1,4 @@
-"""The benchmark's metrics for one query at a time, in plain loops from their definitions: what the vectorised ones must equal."""
+"""The benchmark's metrics for one query at a time in plain loops, as reference for the vectorised ones."""
 
 from collections.abc import Sequence
 from itertools import pairwise

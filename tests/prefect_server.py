@@ -1,4 +1,4 @@
-"""`sevila up` as the tests use it: its server's API, its workers and what their runs leave."""
+"""A `sevila up` server for tests, with its API, workers, runs and logs."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 REPOSITORY = Path(__file__).parents[1]
-PATIENCE_SECONDS = 900  # a limit only, for machines that are busy
-STOPPING_SECONDS = 60  # of a worker; Prefect's own hangs now and then where it was interrupted
+PATIENCE_SECONDS = 900  # a generous limit for busy machines
+STOPPING_SECONDS = 60  # of a worker; Prefect's worker sometimes hangs after an interrupt
 WORKER = "prefect.worker.name"  # label of a run
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 class PrefectServer:
-    """What `sevila up` started: a server, its workers (one of pool cpu, two of pool gpu), the store that their runs fill, and
-    another worker of pool cpu, as a second host would have."""
+    """A server with its workers (one of pool cpu, two of pool gpu), the store of their runs, and another worker of pool cpu
+    that stands for a second host."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder / "store")
@@ -45,15 +45,15 @@ class PrefectServer:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.door = PrefectApi(self.port)  # its password is known when the server is up
-        self.client: SyncPrefectClient  # of all threads while it is up: each new one costs as much as ten questions
+        self.api = PrefectApi(self.port)  # the password is known when the server is up
+        self.client: SyncPrefectClient  # shared by all threads: a new one takes as long as ten requests
         self.for_shells = folder / "prefect" / FOR_SHELLS
         self.log = folder / "up.log"
-        ours = ("PREFECT_", "SEVILA_")  # of whoever runs the tests
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {
+        prefixes = ("PREFECT_", "SEVILA_")  # settings of the user who runs the tests
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)} | {
             "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_API_URL": self.door.url,
-            "PYTHONPATH": str(REPOSITORY),  # when the project is not installed
+            "PREFECT_API_URL": self.api.url,
+            "PYTHONPATH": str(REPOSITORY),  # if the project is not installed
             "OMP_NUM_THREADS": "1",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
@@ -65,47 +65,47 @@ class PrefectServer:
         }
 
     def all_logs(self) -> str:
-        """Return what `sevila up` has printed, and what its server and workers have said into the file it names."""
+        """Return the output of `sevila up` and the log of its server and workers."""
         return self.log.read_text() + (self.for_shells.parent / LOG).read_text()
 
     def watch(self, deployment: str, run_name: str, **parameters: Any) -> subprocess.Popen[str]:
-        """Have a deployment run, as people do; the command ends with the run."""
-        told = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in parameters.items()]
-        pairs = [word for text in told for word in ("-p", text)]
+        """Start a deployment on the command line; the command ends with the run."""
+        assignments = [
+            f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in parameters.items()
+        ]
+        pairs = [word for text in assignments for word in ("-p", text)]
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deployment", "run", deployment, *pairs]
         command += ["--watch", "--flow-run-name", run_name]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, cwd=REPOSITORY, env=self.environment, stdout=pipe, stderr=pipe, text=True)
 
     def run(self, deployment: str, run_name: str, **parameters: Any) -> subprocess.CompletedProcess[str]:
-        """The same to its end."""
+        """Run a deployment on the command line to its end."""
         return finished(self.watch(deployment, run_name, **parameters))
 
     def start(self, deployment: str, run_name: str, **parameters: Any) -> str:
-        """Have a deployment run, as the UI does, and return the run's id."""
-        asked = {"name": run_name, "parameters": parameters, "state": {"type": "SCHEDULED"}}
-        id = self.ask(f"deployments/name/{deployment}")["id"]
-        return str(self.ask(f"deployments/{id}/create_flow_run", asked)["id"])
+        """Start a deployment through the API, as the UI does, and return the run's id."""
+        body = {"name": run_name, "parameters": parameters, "state": {"type": "SCHEDULED"}}
+        id = self.request(f"deployments/name/{deployment}")["id"]
+        return str(self.request(f"deployments/{id}/create_flow_run", body)["id"])
 
-    def ended(self, run_name: str, *types: str) -> Any:
-        """Wait for the end of a run, which is to be of one of these types, and return its state."""
+    def wait_for_end(self, run_name: str, *types: str) -> Any:
+        """Wait until a run has ended in one of the given state types (COMPLETED by default) and return its state."""
         self.until(lambda: self.flow_run(run_name)["state"]["type"] in ENDED)
         state = self.flow_run(run_name)["state"]
         assert state["type"] in (types or ("COMPLETED",)), (run_name, state, self.log_lines(run_name))
         return state
 
     def steps(self, run_name: str) -> list[Any]:
-        """Return what the server knows of the steps of a run and its settings; it hears of them a little later."""
+        """Return the task runs of the steps of a run and its settings; the server receives them with a delay."""
         id = self.flow_run(run_name)["id"]
         settings = [node["id"] for node in self.graph(id) if node["label"].startswith("sevila-setting / ")]
-        found = self.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [id, *settings]}}})
-        return [
-            step for step in found if re.search("-v[0-9]+-", step["name"])
-        ]  # others stand for runs it has handed out
+        task_runs = self.request("task_runs/filter", {"flow_runs": {"id": {"any_": [id, *settings]}}})
+        return [step for step in task_runs if re.search("-v[0-9]+-", step["name"])]  # others stand for submitted runs
 
     def graph(self, id: str) -> list[Any]:
         """Return the nodes of a run's graph, as its page draws them."""
-        return [node for _, node in self.ask(f"flow_runs/{id}/graph-v2")["nodes"]]
+        return [node for _, node in self.request(f"flow_runs/{id}/graph-v2")["nodes"]]
 
     def ended_steps(self, run_name: str) -> list[Any]:
         """Wait for the end of all steps of a run that has ended, and return them."""
@@ -113,23 +113,23 @@ class PrefectServer:
         return self.steps(run_name)
 
     def process_of(self, flow_run: Any) -> int:
-        """Return the process that is at a run."""
+        """Return the id of the process that executes a run."""
         return int(flow_run["infrastructure_pid"].rsplit(":", 1)[-1])
 
     def process_of_worker(self, name: str) -> int:
-        """Return the process of a worker of ours."""
-        ours, worker = f"PREFECT_API_URL={self.door.url}".encode(), {b"worker", name.encode()}
+        """Return the process id of a worker of this server."""
+        address, worker = f"PREFECT_API_URL={self.api.url}".encode(), {b"worker", name.encode()}
         for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # it ended meanwhile
+            with suppress(OSError):  # the process has ended
                 words, environment = ((folder / file).read_bytes().split(b"\0") for file in ("cmdline", "environ"))
-                if worker <= set(words) and ours in environment:
+                if worker <= set(words) and address in environment:
                     return int(folder.name)
         raise AssertionError(f"there is no worker {name}")
 
     def pieces(self, run_id: str) -> list[Any]:
-        """Return the runs that a run has handed out."""
-        found: list[Any] = self.ask("flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"pieces-of-{run_id}"]}}})
-        return found
+        """Return the runs that a run has submitted to workers."""
+        pieces: list[Any] = self.request("flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"pieces-of-{run_id}"]}}})
+        return pieces
 
     @contextmanager
     def up(self) -> Iterator[None]:
@@ -147,11 +147,11 @@ class PrefectServer:
             try:
                 self.until(lambda: b"ready: " in self.log.read_bytes() or process.poll() is not None)
                 assert process.poll() is None, self.log.read_text()
-                self.environment |= self.sourced()
-                self.door = PrefectApi(self.port, self.environment["PREFECT_API_AUTH_STRING"])
+                self.environment |= self.sourced_environment()
+                self.api = PrefectApi(self.port, self.environment["PREFECT_API_AUTH_STRING"])
                 worker = start("-m", "prefect", *other)
                 try:
-                    with self.door.client() as self.client:
+                    with self.api.client() as self.client:
                         yield
                 finally:
                     worker.terminate()
@@ -163,81 +163,81 @@ class PrefectServer:
                 process.send_signal(signal.SIGINT)
                 assert process.wait(PATIENCE_SECONDS) == 130, self.log.read_text()
 
-    def sourced(self) -> dict[str, str]:
-        """Return what a shell has after it has sourced the file that `sevila up` names."""
+    def sourced_environment(self) -> dict[str, str]:
+        """Return the environment of a shell that has sourced the file named by `sevila up`."""
         command = ["sh", "-c", '. "$0" && env -0', str(self.for_shells)]
-        told = subprocess.run(command, env={}, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, env={}, capture_output=True, text=True, check=True).stdout
         return dict(
-            line.split("=", 1) for line in told.split("\0") if not line.startswith(("PWD=", "_=", "SHLVL=")) and line
+            line.split("=", 1) for line in output.split("\0") if not line.startswith(("PWD=", "_=", "SHLVL=")) and line
         )
 
     @staticmethod
-    def until(is_so: Callable[[], Any], every_seconds: float = 1.0) -> Any:
-        """Wait for something that has to come."""
+    def until(condition: Callable[[], Any], every_seconds: float = 1.0) -> Any:
+        """Call `condition` until its value is true, and return this value."""
         give_up = time.monotonic() + PATIENCE_SECONDS
-        while not (found := is_so()):
-            assert time.monotonic() < give_up, f"it did not come within {PATIENCE_SECONDS} s"
+        while not (value := condition()):
+            assert time.monotonic() < give_up, f"the condition was not met within {PATIENCE_SECONDS} s"
             time.sleep(every_seconds)
-        return found
+        return value
 
-    def ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
-        """Ask the server's API; a question makes it a POST."""
-        answer = self.client.request("GET" if question is None else "POST", f"/{path}", json=question)  # type: ignore[arg-type]
+    def request(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Send a request to the server's API, a POST if there is a body, and return the decoded answer."""
+        answer = self.client.request("GET" if body is None else "POST", f"/{path}", json=body)  # type: ignore[arg-type]
         return answer.json() if answer.content else None
 
     def automations(self) -> list[Any]:
-        """Return those of `sevila up`."""
-        return [automation for automation in self.ask("automations/filter", {}) if "(" not in automation["name"]]
+        """Return the automations that `sevila up` created."""
+        return [automation for automation in self.request("automations/filter", {}) if "(" not in automation["name"]]
 
     def copy_automations(self, name: str, **trigger: Any) -> None:
-        """Have the automations of `sevila up` once more, with another trigger."""
+        """Create copies of the automations of `sevila up` with another trigger."""
         for automation in self.automations():
             copy = {"name": f"{automation['name']} ({name})", "actions": automation["actions"]}
-            self.ask("automations/", copy | {"trigger": automation["trigger"] | trigger})
+            self.request("automations/", copy | {"trigger": automation["trigger"] | trigger})
 
     def flow_runs(self, name: str) -> list[Any]:
-        """Return what the server knows of the flow runs of a name."""
-        found: list[Any] = self.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
-        return found
+        """Return the flow runs of a name."""
+        runs: list[Any] = self.request("flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
+        return runs
 
     def flow_run(self, name: str) -> Any:
-        """Return what the server knows of the only flow run of a name."""
-        (found,) = self.flow_runs(name)
-        return found
+        """Return the only flow run of a name."""
+        (run,) = self.flow_runs(name)
+        return run
 
     def artifact(self, key: str) -> str:
         """Return the newest artifact of a key."""
-        (found,) = self.ask("artifacts/latest/filter", {"artifacts": {"key": {"any_": [key]}}})
-        return str(found["data"])
+        (artifact,) = self.request("artifacts/latest/filter", {"artifacts": {"key": {"any_": [key]}}})
+        return str(artifact["data"])
 
     def log_lines(self, name: str) -> list[str]:
-        """Return the messages in the logs of the runs of a name, those of their tasks included, in order of time."""
-        wanted = {
+        """Return the log messages of the runs of a name and of their tasks in order of time."""
+        query = {
             "logs": {"flow_run_id": {"any_": [run["id"] for run in self.flow_runs(name)]}},
             "sort": "TIMESTAMP_ASC",
         }
         lines: list[str] = []
-        while page := self.ask("logs/filter", wanted | {"offset": len(lines)}):  # the server gives 200 at most
+        while page := self.request("logs/filter", query | {"offset": len(lines)}):  # at most 200 per answer
             lines += [line["message"] for line in page]
         return lines
 
-    def made(self, *names: str) -> Counter[str]:
-        """Count what the logs of runs say was made, artifacts and shards; they come a little later than a run's end."""
+    def build_counts(self, *names: str) -> Counter[str]:
+        """Count how often each artifact and shard is logged as made by runs; logs arrive after a run's end."""
         lines = [line for name in names for line in self.log_lines(name)]
         return Counter(line.split(" in ")[0] for line in lines if ": made " in line or " done in " in line)
 
 
 def finished(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """Wait for a command's end."""
-    told = process.communicate(timeout=PATIENCE_SECONDS)
-    return subprocess.CompletedProcess(process.args, process.returncode, *told)
+    output = process.communicate(timeout=PATIENCE_SECONDS)
+    return subprocess.CompletedProcess(process.args, process.returncode, *output)
 
 
 def workers(flow_runs: list[Any]) -> set[str]:
-    """Return the workers that have taken any of these runs."""
+    """Return the names of the workers of these runs."""
     return {run["labels"][WORKER] for run in flow_runs if WORKER in run["labels"]}
 
 
 def running(flow_runs: list[Any]) -> list[Any]:
-    """Return those of these runs that a process is at."""
+    """Return the runs that a process is executing."""
     return [run for run in flow_runs if run["state"]["type"] == "RUNNING" and run["infrastructure_pid"]]

@@ -21,7 +21,7 @@ PARITY = Path(__file__).parent / "golden" / "parity"
 
 
 class Reference:
-    """Everything the official code computed from one tiny model. All sizes and ids come from the folder."""
+    """Results of the official code for one tiny model. All sizes and ids come from the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

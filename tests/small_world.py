@@ -1,6 +1,6 @@
 """A small data set for the tests: mp4 files of one moving shape each, questions, and a tiny BLIP-2 with random weights.
 
-`SMALL` is the recipe for it. Nothing is learned here; what the tests look at is the pipeline.
+`SMALL` is the recipe for it. The model learns nothing: the data tests the pipeline.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write_small_world(folder: Path, seed: int = 0, language: str = "t5") -> None
     cut, empty = sorted(videos.glob("*.mp4"))[-2:]
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     empty.write_bytes(b"")
-    # Words the tokenizer does not know are spelled letter by letter, which would make the questions too long to read.
+    # Unknown words would be tokenized letter by letter and make the questions too long.
     words = {word for row in rows for text in row.values() for word in text.split()}
     write_tiny_blip2(folder / "tiny-blip2", seed, words=sorted(words), language=language)
     part = folder / "questions.csv.part"
@@ -51,13 +51,13 @@ def write_small_world(folder: Path, seed: int = 0, language: str = "t5") -> None
 
 
 def _questions(video: str, colour: str, shape: str, motion: str) -> list[dict[str, str]]:
-    asked = (
+    templates = (
         ("colour", f"What colour is the {shape}?", tuple(COLOURS), colour),
         ("shape", f"What is the {colour} thing?", SHAPES, shape),
         ("motion", f"Where does the {shape} go?", MOTIONS, motion),
     )
     rows = []
-    for kind, question, options, answer in asked:
+    for kind, question, options, answer in templates:
         cells = {f"a{number}": (options[number] if number < len(options) else "") for number in range(4)}
         rows.append({"video": video, "question": question, **cells, "answer": answer, "type": kind})
     return rows
@@ -66,7 +66,7 @@ def _questions(video: str, colour: str, shape: str, motion: str) -> list[dict[st
 def _render(path: Path, colour: str, shape: str, motion: str) -> None:
     n_frames = FRAMES_PER_SECOND * SECONDS
     with av.open(str(path), "w", options={"movflags": "faststart"}) as file:
-        # x264's assembly gives other bytes now and then for the same frames, even in one thread (seen with x264 of PyAV 18.1).
+        # x264's assembly is not deterministic, even in one thread (observed with PyAV 18.1).
         stream = file.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"x264-params": "threads=1:asm=0"})
         stream.width = stream.height = SIZE
         stream.pix_fmt = "yuv420p"

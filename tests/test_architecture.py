@@ -1,4 +1,4 @@
-"""The rooms and their one-way doors, as facts about the import statements."""
+"""Allowed imports between rooms, owners of libraries, and limits on sizes and names."""
 
 import ast
 import tomllib
@@ -15,7 +15,7 @@ from stages.all import STAGES
 
 ROOT = Path(__file__).parents[1]
 
-# What each room may import, from the lowest up. A room is a folder, or a file of that name.
+# What each room may import, lowest first. A room is a folder, or a file of that name.
 ROOMS = {
     "cache": {"cache"},
     "pipeline": {"pipeline", "cache"},
@@ -25,19 +25,12 @@ ROOMS = {
     "flows": {"flows", "workers", "reports", "stages", "pipeline", "cache"},
     "cli": {"cli", "workers", "reports", "stages", "pipeline", "cache"},
     "sevila": {"sevila", "reports", "stages", "pipeline", "cache"},
-    "benchmarks": {
-        "benchmarks",
-        "tests",
-        "sevila",
-        "stages",
-        "pipeline",
-        "cache",
-    },  # measures models and videos of the tests
+    "benchmarks": {"benchmarks", "tests", "sevila", "stages", "pipeline", "cache"},  # uses models and videos of tests
 }
-DISTRIBUTED = [room for room in ROOMS if room not in ("benchmarks", "flows")]  # what is installed
-OURS = {*ROOMS, "tests"}  # nobody imports tests, and nobody benchmarks, but where a door says so
+DISTRIBUTED = [room for room in ROOMS if room not in ("benchmarks", "flows")]  # installed rooms
+OURS = {*ROOMS, "tests"}  # tests and benchmarks are imported only where ROOMS allows it
 
-# What each folder of pipeline/ may import of the others. All may import the files directly in pipeline/, which import no folder.
+# What each folder of pipeline/ may import from the others. All may import files directly in pipeline/, which import no folder.
 RECORDS = {"datasets"}
 LOW = {*RECORDS, "video", "metrics", "selection"}  # these know only records and numpy
 PIPELINE = {
@@ -50,14 +43,13 @@ PIPELINE = {
     "inference": {*LOW, "models", "engine"},
     "training": {*LOW, "models", "engine", "inference"},
     "shapes": {*LOW, "models"},
-    "recipes": {*LOW, "models", "engine", "inference", "shapes"},  # the demo brings its own world
+    "recipes": {*LOW, "models", "engine", "inference", "shapes"},  # for the data of the demo
     "benchmarks": {"engine"},
 }
 EXCEPTIONS = {
-    # `[chain]` names the data set to pre-train on, and a slip is an error when the recipe is read.
-    # And the selectors to compare.
+    # `[chain]` names the pre-training data set and the selectors; unknown names are errors when the recipe is read.
     "pipeline/engine/recipe.py": {"pipeline.datasets.registry", "pipeline.selection.registry"},
-    # What enters an identity of what lies outside: which files of a data set are read, and which file is which video.
+    # Identities of sources depend on which files of a data set are read and which file is which video.
     "pipeline/engine/sources.py": {
         "pipeline.datasets.adapter",
         "pipeline.datasets.question",
@@ -69,18 +61,18 @@ EXCEPTIONS = {
     },
 }
 
-# Files of stages/ that hold no stage.
+# Files of stages/ without a stage.
 NO_STAGE = ("__init__", "all", "asking", "chain", "extensions", "others")
 
 # Who may import a library.
 OWNERS = {
     "h5py": {"cache", "benchmarks"},
-    "pyarrow": {"cache", "sevila/tables.py"},  # the latter, as a type that it hands out
+    "pyarrow": {"cache", "sevila/tables.py"},  # the latter for a return type
     "pandas": {"sevila/tables.py"},
     "polars": {"sevila/tables.py"},
     "fsspec": {"cache"},
     "decord": {"pipeline/video", "benchmarks"},
-    "av": {"pipeline/video", "pipeline/shapes"},  # shapes writes the videos of its world
+    "av": {"pipeline/video", "pipeline/shapes"},  # shapes writes videos
     "transformers": {"pipeline/models", "pipeline/shapes", "pipeline/training", "benchmarks"},
     "tokenizers": {"pipeline/models", "pipeline/shapes"},
     "accelerate": {"pipeline/training"},
@@ -89,70 +81,69 @@ OWNERS = {
     "matplotlib": {"reports"},
     "jinja2": {"reports"},
     "gradio": {"reports/ask_server.py"},
-    "starlette": {"reports/ask_server.py"},  # what Gradio is made of
+    "starlette": {"reports/ask_server.py"},  # part of Gradio
     "markupsafe": {"reports"},
     "PIL": {"pipeline/video", "pipeline/models/image_text.py"},
     "cyclopts": {"cli"},
     "rich": {"cli", "pipeline/text_table.py"},
     "prefect": {"flows.py", "workers"},
-    "coolname": {"workers"},  # the words that Prefect names runs by
-    # Whose errors Prefect's client raises; of servers that have models, and whether an address is one.
+    "coolname": {"workers"},  # words in Prefect's run names
+    # For errors of Prefect's client, for model servers, and to check an address.
     "httpx": {"workers", "pipeline/inference", "pipeline/engine"},
     "ray": {"workers"},
     "prefect_ray": {"workers"},
 }
-# Neither bytes nor pure functions wait for torch, or are computed by it.
+# Folders that must not import torch.
 WITHOUT_TORCH = ("cache", "pipeline/datasets", "pipeline/video", "pipeline/metrics", "pipeline/selection")
 
-# Data sets are named, and their files imported, in pipeline/datasets/ only; and here:
+# Files outside pipeline/datasets/ that may name or import data sets:
 NAMES_A_DATA_SET = {
-    "stages/list_questions.py": {"plain"},  # people's own questions are the default
-    "cli/app.py": {"plain"},  # a formatter of help
+    "stages/list_questions.py": {"plain"},  # the default is the user's own questions
+    "cli/app.py": {"plain"},  # a help formatter
     "reports/asking.py": {"plain"},  # the recipe
-    "pipeline/shapes/files.py": {"timed_text"},  # a folder of the demo's world
+    "pipeline/shapes/files.py": {"timed_text"},  # a folder of the demo
     "pipeline/shapes/demo.py": {"timed_text"},
     "benchmarks/floors.py": {"plain"},
     "benchmarks/gpu.py": {"plain"},
     "benchmarks/many_questions.py": {"plain"},
     "benchmarks/official.py": {"plain"},
     "benchmarks/world.py": {"plain"},
-    # The format of submissions is that of the annotations, and has one parser.
+    # Submissions have the format of the annotations.
     "reports/moment_files.py": {"pipeline.datasets.qvhighlights"},
 }
 
 # The functions of stages/ that take or return `dict[str, Any]`; everything else has a type.
 UNTYPED_IN_STAGES = {
-    "answer_questions._frame_rows",  # rows as they are about to be written
-    "label_frames.figures",  # for people
-    # The options of a selector as a recipe has them, before that selector has checked them.
+    "answer_questions._frame_rows",  # rows to be written
+    "label_frames.figures",  # printed figures
+    # Unvalidated options of a selector, as in a recipe.
     *("select_keyframes._method_from_selector", "select_keyframes._complete"),
     *("select_keyframes.without_later", "select_keyframes._options"),
 }
-# What people ask with tensors is called as what the pipeline asks with features: it is the same model, with its ViT.
-ON_TENSORS = {"Localizer", "Answerer"}
-# `import pipeline` for its effect: what BLAS libraries read from the environment is cleared before any of them is loaded.
-IMPORTED_FOR_AN_EFFECT = {"flows.py", "cli/__init__.py"}
-# What each module of a kind declares for itself.
-SAID_OF_EACH = {"name", "about", "headline", "pooled_types", "log"}
+# The API's models on tensors have the names of the pipeline's models on features: they add the ViT.
+SHARED_CLASS_NAMES = {"Localizer", "Answerer"}
+# `import pipeline` clears variables that BLAS libraries read, before any of these is loaded.
+IMPORT_FOR_SIDE_EFFECT = {"flows.py", "cli/__init__.py"}
+# Constants that each module of a kind defines.
+PER_MODULE_CONSTANTS = {"name", "about", "headline", "pooled_types", "log"}
 MOST_FILE_LINES = 300
-MOST_CHAIN_LINES = 120  # of the paper's two figures
+MOST_CHAIN_LINES = 120  # of stages/chain.py
 MOST_FUNCTION_LINES = 40
 MOST_PARAMETERS = 9
-# Names of whatever a function has at hand: rows, a message, an artifact have names of their own.
-SAY_NOTHING = {"tell", "told", "found", "made", "apart", "heard", "opened", "ended", "together", "some"}
-SAY_NOTHING |= {"have_made", "said", "mends"}
-OF_LIBRARIES = {("pipeline/video/containers.py", "tell")}  # a file's method
+# Names that do not say what a value is: use rows, message, artifact and so on.
+VAGUE_NAMES = {"tell", "told", "found", "made", "apart", "heard", "opened", "ended", "together", "some"}
+VAGUE_NAMES |= {"have_made", "said", "mends"}
+LIBRARY_NAMES = {("pipeline/video/containers.py", "tell")}  # method of a file
 
-# What the files of pipeline/ that do not know what a store is may see of cache/: errors, names, how a file is opened and
-# text made printable.
-OPEN_TO_ALL = ("cache.errors", "cache.files", "cache.lazy", "cache.printable", "cache.untrusted")
-SEES_THE_STORE = {
-    "pipeline/datasets/parquet_file.py": {"cache.parquet"},  # annotations that are handed out as Parquet
-    "pipeline/video/video_bytes.py": {"cache.digests"},  # whether a file is still the one that was identified
-    "pipeline/inference/frame_encoding.py": {"cache.pool", "cache.pool_reader"},  # where encoded frames go
-    "pipeline/video/stored_video.py": {"cache.pool"},  # where sampled frames go
-    "pipeline/training/prompt_training.py": {"cache.pool_reader"},  # the type of what reads features
-    "pipeline/shapes/demo.py": {"cache.store"},  # the demo's world lies in the store
+# Modules of cache/ that every file of pipeline/ may import; those about the store are for the engine.
+STORE_INDEPENDENT = ("cache.errors", "cache.files", "cache.lazy", "cache.printable", "cache.untrusted")
+STORE_EXCEPTIONS = {
+    "pipeline/datasets/parquet_file.py": {"cache.parquet"},  # annotations in Parquet files
+    "pipeline/video/video_bytes.py": {"cache.digests"},  # checks that a file is unchanged
+    "pipeline/inference/frame_encoding.py": {"cache.pool", "cache.pool_reader"},  # stores encoded frames
+    "pipeline/video/stored_video.py": {"cache.pool"},  # stores sampled frames
+    "pipeline/training/prompt_training.py": {"cache.pool_reader"},  # type of the feature reader
+    "pipeline/shapes/demo.py": {"cache.store"},  # the demo's data is in the store
 }
 
 
@@ -192,12 +183,12 @@ def name_of(path: Path) -> str:
 
 
 def part_of(path: Path) -> str:
-    """Return which folder of pipeline/ a file is in; "" for one directly in it."""
+    """Return the folder of pipeline/ that holds a file; "" for a file directly in pipeline/."""
     parts = path.relative_to(ROOT / "pipeline").parts
     return parts[0] if len(parts) > 1 else ""
 
 
-def test_imports_go_through_open_doors_only() -> None:
+def test_rooms_import_only_allowed_rooms() -> None:
     for path in sources():
         room = path.relative_to(ROOT).parts[0].removesuffix(".py")
         for name in imports(path):
@@ -214,7 +205,7 @@ def test_a_library_is_imported_by_its_owners_only() -> None:
             assert not is_torch or not name_of(path).startswith(WITHOUT_TORCH), f"{path} imports torch"
 
 
-def test_inside_pipeline_what_is_lower_does_not_know_what_is_higher() -> None:
+def test_pipeline_folders_import_only_allowed_folders() -> None:
     for path in sources("pipeline"):
         here = part_of(path)
         allowed = {here, *PIPELINE[here]} if here else set()
@@ -224,20 +215,22 @@ def test_inside_pipeline_what_is_lower_does_not_know_what_is_higher() -> None:
                 assert there in allowed, f"{path} imports {name}"
 
 
-def test_only_the_engine_knows_the_store() -> None:
+def test_only_the_engine_imports_the_store() -> None:
     for path in sources("pipeline"):
         for name in imports(path) if part_of(path) != "engine" else ():
             if name.startswith("cache"):
-                assert name in OPEN_TO_ALL or name in SEES_THE_STORE.get(name_of(path), ()), f"{path} imports {name}"
+                assert name in STORE_INDEPENDENT or name in STORE_EXCEPTIONS.get(name_of(path), ()), (
+                    f"{path} imports {name}"
+                )
 
 
 def test_every_exception_is_still_needed() -> None:
-    for name, modules in [*EXCEPTIONS.items(), *SEES_THE_STORE.items()]:
+    for name, modules in [*EXCEPTIONS.items(), *STORE_EXCEPTIONS.items()]:
         assert modules <= set(imports(ROOT / name)), name
     assert set(PIPELINE) == {part_of(path) for path in sources("pipeline")} - {""}
 
 
-def test_stages_holds_the_chain_the_list_of_stages_and_a_stage_in_each_other_file() -> None:
+def test_each_stage_file_holds_one_registered_stage() -> None:
     for path in sources("stages"):
         if path.stem in NO_STAGE:
             continue
@@ -248,11 +241,11 @@ def test_stages_holds_the_chain_the_list_of_stages_and_a_stage_in_each_other_fil
             for decorator in node.decorator_list
             if isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == "stage"
         ]
-        assert [name for name, _ in decorators] == [path.stem], f"{path}: wanted one stage of the file's name"
+        assert [name for name, _ in decorators] == [path.stem], f"{path}: expected one stage with the file's name"
         assert isinstance(STAGES.get(path.stem), Stage), f"stages/all.py does not list {path.stem}"
 
 
-def test_a_stage_takes_only_artifact_classes_of_the_stages_upstream() -> None:
+def test_a_stage_imports_only_artifact_classes_of_upstream_stages() -> None:
     order = list(STAGES)
     for path in sources("stages"):
         if path.stem in NO_STAGE:
@@ -269,16 +262,16 @@ def test_a_stage_takes_only_artifact_classes_of_the_stages_upstream() -> None:
                 for alias in node.names:
                     value = getattr(import_module(str(node.module)), alias.name)
                     is_artifact = isinstance(value, type) and issubclass(value, Artifact)
-                    assert is_artifact, f"{path} imports {alias.name} of {node.module}, which is no artifact class"
+                    assert is_artifact, f"{path} imports {alias.name} of {node.module}, which is not an artifact class"
 
 
-def test_each_folder_says_in_one_sentence_what_belongs_there() -> None:
+def test_each_package_docstring_begins_with_one_sentence() -> None:
     folders = {path.parent for path in sources() if path.parent != ROOT}
     for folder in folders:
         about = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
-        assert about, f"{folder}: wanted a sentence in its __init__.py"
+        assert about, f"{folder}: expected a sentence in its __init__.py"
         sentence = about.split("\n\n")[0]
-        assert sentence.endswith(".") and ". " not in sentence, f"{folder}: wanted one sentence, not {sentence!r}"
+        assert sentence.endswith(".") and ". " not in sentence, f"{folder}: expected one sentence, got {sentence!r}"
 
 
 def nodes(path: Path, *kinds: type[ast.AST]) -> Iterator[Any]:
@@ -288,29 +281,29 @@ def nodes(path: Path, *kinds: type[ast.AST]) -> Iterator[Any]:
 def test_files_functions_and_signatures_are_short() -> None:
     for path in sources():
         n_lines = len(path.read_text().splitlines())
-        most = MOST_FILE_LINES if path != ROOT / "stages" / "chain.py" else MOST_CHAIN_LINES
-        assert n_lines <= most, f"{path}: {n_lines} lines; it has more than one subject: split it by meaning"
+        limit = MOST_FILE_LINES if path != ROOT / "stages" / "chain.py" else MOST_CHAIN_LINES
+        assert n_lines <= limit, f"{path}: {n_lines} lines; it has more than one subject: split it by meaning"
         for function in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef):
             where = f"{path}:{function.lineno}: {function.name}"
             is_documented = ast.get_docstring(function) is not None
-            of_docstring = function.body[0].end_lineno - function.body[0].lineno + 1 if is_documented else 0
-            n_lines = function.end_lineno - function.lineno + 1 - of_docstring
+            n_docstring_lines = function.body[0].end_lineno - function.body[0].lineno + 1 if is_documented else 0
+            n_lines = function.end_lineno - function.lineno + 1 - n_docstring_lines
             assert n_lines <= MOST_FUNCTION_LINES, f"{where} has {n_lines} lines without its docstring"
-            given = function.args
-            n_parameters = len([*given.posonlyargs, *given.args, *given.kwonlyargs])
+            arguments = function.args
+            n_parameters = len([*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs])
             assert n_parameters <= MOST_PARAMETERS, f"{where} takes {n_parameters} parameters"
 
 
-def test_a_word_has_one_meaning_as_a_class_has_one_name() -> None:
+def test_class_names_are_unique() -> None:
     places: dict[str, list[str]] = {}
     for path in sources():
         for node in nodes(path, ast.ClassDef):
             places.setdefault(node.name.lstrip("_"), []).append(f"{path}:{node.lineno}")
-    assert {name for name, where in places.items() if len(where) > 1} == ON_TENSORS
+    assert {name for name, where in places.items() if len(where) > 1} == SHARED_CLASS_NAMES
 
 
-def test_a_function_that_others_may_call_has_a_name_of_its_own() -> None:
-    """But for commands (`cli/`) and the Python API, named by what users type, and for what each data set's module answers."""
+def test_public_function_names_are_unique() -> None:
+    """Exceptions: commands (`cli/`) and the Python API, named for users, and the functions that each data set defines."""
     places: dict[str, list[str]] = {}
     for path in sources("cache", "pipeline", "stages", "reports", "workers"):
         for node in ast.parse(path.read_text()).body:
@@ -319,25 +312,27 @@ def test_a_function_that_others_may_call_has_a_name_of_its_own() -> None:
     assert {name for name, where in places.items() if len(where) > 1} == {"files", "group", "read"}
 
 
-def test_names_say_what_a_thing_is() -> None:
+def test_vague_names_are_not_used() -> None:
     for path in sources():
         for node in nodes(path, ast.Name, ast.arg, ast.Attribute, ast.FunctionDef, ast.AsyncFunctionDef, ast.keyword):
             name = next(filter(None, (getattr(node, field, None) for field in ("id", "arg", "attr", "name"))), "")
             where = (name_of(path), name.strip("_"))
-            assert where in OF_LIBRARIES or where[1] not in SAY_NOTHING, f"{path}:{node.lineno}: {name}: name the thing"
+            assert where in LIBRARY_NAMES or where[1] not in VAGUE_NAMES, (
+                f"{path}:{node.lineno}: {name}: name the thing"
+            )
 
 
-def test_data_sets_are_named_and_imported_in_their_own_files_only() -> None:
-    wanted = {*adapter_names(), *(f"pipeline.datasets.{name}" for name in adapter_names())}
+def test_data_sets_are_named_only_in_their_own_files() -> None:
+    data_sets = {*adapter_names(), *(f"pipeline.datasets.{name}" for name in adapter_names())}
     for path in sources():
         if path.parent.name == "datasets":
             continue
         constants = {node.value.lower() for node in nodes(path, ast.Constant) if isinstance(node.value, str)}
-        names = wanted & {*constants, *imports(path)}
+        names = data_sets & {*constants, *imports(path)}
         assert names == NAMES_A_DATA_SET.get(name_of(path), set()), f"{path} names {names}"
 
 
-def test_rows_of_stages_have_types() -> None:
+def test_stage_functions_use_typed_rows() -> None:
     untyped = set()
     for path in sources("stages"):
         for function in nodes(path, ast.FunctionDef):
@@ -356,12 +351,12 @@ def test_reasons_are_never_split() -> None:
                 assert "reason" not in ast.unparse(call.func), f"{path}:{call.lineno}: a reason has a code and a detail"
 
 
-def test_nothing_is_imported_for_its_effect_but_the_settings_of_the_process() -> None:
-    silenced = {name_of(path) for path in sources() if "noqa: F401" in path.read_text()}
-    assert silenced == IMPORTED_FOR_AN_EFFECT
+def test_only_process_settings_are_imported_for_side_effects() -> None:
+    files = {name_of(path) for path in sources() if "noqa: F401" in path.read_text()}
+    assert files == IMPORT_FOR_SIDE_EFFECT
 
 
-def test_a_constant_that_others_import_has_a_name_of_its_own() -> None:
+def test_imported_constant_names_are_unique() -> None:
     values: dict[str, set[str]] = {}
     imported = {alias.name for path in sources() for node in nodes(path, ast.ImportFrom) for alias in node.names}
     for path in sources():
@@ -369,10 +364,12 @@ def test_a_constant_that_others_import_has_a_name_of_its_own() -> None:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             for name in {target.id for target in targets if isinstance(target, ast.Name)} & imported:
                 values.setdefault(name, set()).add(ast.unparse(node.value))  # type: ignore[attr-defined]
-    assert not {name: meanings for name, meanings in values.items() if len(meanings) > 1 and name not in SAID_OF_EACH}
+    assert not {
+        name: meanings for name, meanings in values.items() if len(meanings) > 1 and name not in PER_MODULE_CONSTANTS
+    }
 
 
-def test_every_package_is_part_of_the_distribution_and_sevila_its_only_name() -> None:
+def test_every_package_is_distributed_under_sevila() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {path.parent.relative_to(ROOT) for room in DISTRIBUTED for path in (ROOT / room).rglob("__init__.py")}
     names = {str(folder).replace("/", ".") for folder in folders}
@@ -381,7 +378,7 @@ def test_every_package_is_part_of_the_distribution_and_sevila_its_only_name() ->
     assert set(DISTRIBUTED) == {"sevila", *sevila.rooms.ROOMS}
 
 
-def test_files_beside_the_code_are_part_of_the_distribution() -> None:
+def test_data_files_are_distributed() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     listed = {
         path
@@ -389,5 +386,5 @@ def test_files_beside_the_code_are_part_of_the_distribution() -> None:
         for name in names
         for path in (ROOT / package.removeprefix("sevila.").replace(".", "/")).glob(name)
     }
-    beside = {path for room in DISTRIBUTED for path in (ROOT / room).rglob("*") if path.is_file()}
-    assert {path for path in beside if path.suffix not in (".py", ".pyc")} == listed
+    data_files = {path for room in DISTRIBUTED for path in (ROOT / room).rglob("*") if path.is_file()}
+    assert {path for path in data_files if path.suffix not in (".py", ".pyc")} == listed

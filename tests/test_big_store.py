@@ -1,4 +1,4 @@
-"""The simulated store that the commands are timed on is one that they take for their own."""
+"""Commands accept the simulated store on which they are measured."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from cli import main
 from tests.big_store import SETTINGS, commands, make
 
 
-def test_what_is_simulated_is_what_a_plan_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_simulated_store_passes_plan_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path, n_videos=4, n_questions=20, settings=SETTINGS[:1])
     assert main(commands(tmp_path)["plan, everything made"]) == 0
     assert capsys.readouterr().out.endswith("10 exists, 0 build, 0 blocked\n")

@@ -1,4 +1,4 @@
-"""README and docs as a reader meets them: commands that exist, links that lead somewhere, a README that is short."""
+"""README and docs: commands parse, links resolve, and the README is short."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from cli.app import app
 
 ROOT = Path(__file__).parents[1]
-GENERATED = {"tables.md", "recipes.md", "commands.md"}  # pages that `make docs` writes
+GENERATED = {"tables.md", "recipes.md", "commands.md"}  # written by `make docs`
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 VARIABLE = re.compile(r'^(\w+)="(.*)"$', re.MULTILINE)
 CODE = re.compile(r"^```(?:bash|console|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -19,13 +19,13 @@ LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
 def shell_commands(document: Path) -> list[str]:
-    """Return the commands in a document's blocks of shell code, continuation lines joined."""
+    """Return the commands in the shell code blocks of a document, with continuation lines joined."""
     code = "".join(CODE.findall(document.read_text(encoding="utf-8"))).replace("\\\n", " ")
     return [line.strip() for line in code.splitlines() if line.strip()]
 
 
 def commands_in(document: Path) -> list[str]:
-    """Return the `sevila` commands among them, variables replaced."""
+    """Return the `sevila` commands of a document, with variables replaced."""
     lines = shell_commands(document)
     for name, value in VARIABLE.findall("\n".join(lines)):
         lines = [line.replace(f"${name}", value) for line in lines]
@@ -33,7 +33,7 @@ def commands_in(document: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_are_ones_that_sevila_takes(document: Path) -> None:
+def test_documented_commands_parse(document: Path) -> None:
     for command in commands_in(document):
         tokens = shlex.split(command, comments=True)[1:]
         _, bound, _ = app.meta.parse_args(tokens, exit_on_error=False, print_error=False)
@@ -41,7 +41,7 @@ def test_commands_are_ones_that_sevila_takes(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_to_files_of_the_repository_lead_to_one(document: Path) -> None:
+def test_links_to_repository_files_exist(document: Path) -> None:
     links = LINK.findall(document.read_text(encoding="utf-8"))
     targets = [link for link in links if "://" not in link and Path(link).name not in GENERATED]
     assert [target for target in targets if not (document.parent / target).exists()] == []

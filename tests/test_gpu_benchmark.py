@@ -1,4 +1,4 @@
-"""The GPU's benchmark, run on a CPU at a tiny size: the same code, so that it does not break between two machines with a GPU."""
+"""The GPU benchmark on a CPU at a tiny size, so that its code is tested without a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of the manual that are read off the code say of every table, key and command what the code says."""
+"""Generated pages of the manual cover every table, key and command."""
 
 import sys
 from pathlib import Path
@@ -15,41 +15,41 @@ sys.path.append(str(Path(__file__).parents[1] / "docs"))
 pages = __import__("pages")
 
 
-def test_every_column_of_every_table_stands_with_the_comment_of_its_schema() -> None:
+def test_every_table_column_is_documented_with_its_schema_comment() -> None:
     text = pages.tables()
     for stage in STAGES.values():
         for name, schema in stage.output.tables.items():
-            of_table = text.split(f"## {name}, of {stage.name}\n")[1].split("\n## ")[0]
-            assert all(f"| `{column}` | " in of_table for column in schema.columns)
+            section = text.split(f"## {name}, of {stage.name}\n")[1].split("\n## ")[0]
+            assert all(f"| `{column}` | " in section for column in schema.columns)
     assert "| `probability_yes` | float32 | softmax over the whole vocabulary |" in text
     assert pages.column_notes(FrameScores)["frame_scores", "position"] == "in the question's clip"
     assert "| `rows` | list\\<int32\\> | rows of these frames among the video's frames" in text
     assert "The parts of the video that answer a question, where the data set knows them" in text.split("## moments")[1]
 
 
-def test_no_column_of_any_table_is_without_a_meaning_and_tables_of_their_own_rows_have_theirs() -> None:
+def test_every_column_has_a_meaning_and_every_table_its_own_description() -> None:
     lines = [line for line in pages.tables().splitlines() if line.startswith("| `")]
     assert [line for line in lines if not line.rstrip("| ").split(" | ")[2:]] == []
     assert "| `gradient_norm` | float64 | before clipping |" in lines
     assert "| `width` | int32 | of the coded pictures, in pixels |" in lines
     text = pages.tables()
-    assert "\nOne optimizer step; a row of the table `curves`.\n" in text  # not what all tables of the artifact hold
+    assert "\nOne optimizer step; a row of the table `curves`.\n" in text  # the row's docstring, not the artifact's
     assert "\nWhat is said, in the video's time; no rows unless" in text
 
 
-def test_code_in_a_meaning_is_code_on_the_page() -> None:
+def test_code_in_a_description_stays_code() -> None:
     assert "data set, as `sevila datasets` names it" in pages.recipes()
 
 
-def test_every_recipe_and_every_key_stands_with_its_default_and_meaning() -> None:
+def test_every_recipe_and_key_is_documented_with_its_default() -> None:
     text = pages.recipes()
     for section, config in section_configs(STAGES).items():
-        of_section = text.split(f"### [{section}]\n")[1].split("\n### ")[0]
-        assert all(f"| `{key}` | `{field.default!r}` | " in of_section for key, field in config.model_fields.items())
+        body = text.split(f"### [{section}]\n")[1].split("\n### ")[0]
+        assert all(f"| `{key}` | `{field.default!r}` | " in body for key, field in config.model_fields.items())
     assert all(f"| `{name}` | " in text for name in available())
 
 
-def test_every_command_stands_with_its_options() -> None:
+def test_every_command_is_documented_with_its_options() -> None:
     text = pages.commands()
     assert text.startswith("# Commands\n")
     assert all(f"[`{name}`](#sevila-{name})" in text for name in app if not name.startswith("-"))

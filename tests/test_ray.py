@@ -1,7 +1,7 @@
-"""Pieces on a Ray cluster of two nodes, which lives with its server in namespaces of its own.
+"""Pieces on a Ray cluster of two nodes, which runs with its server in separate Linux namespaces.
 
-`ray start` listens beyond 127.0.0.1 even when told not to, and `ray stop` ends every Ray of the host. Here there is no other
-interface than `lo`, and whatever is left when the test ends, the kernel ends.
+`ray start` listens beyond 127.0.0.1 whatever its options, and `ray stop` ends every Ray process of the host. In the namespaces
+`lo` is the only interface, and the kernel ends all remaining processes after the test.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from tests.stages.moment_world import write_world
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[1]
-APART = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-INSIDE = "TEST_RAY_IS_APART"  # set in the process that has the namespaces
+UNSHARE = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+INSIDE = "TEST_RAY_IN_NAMESPACES"  # set in the process inside the namespaces
 API, HEAD = "http://127.0.0.1:4200/api", "127.0.0.1:6379"
-PATIENCE_SECONDS = 600  # a limit only, for machines that are busy
+PATIENCE_SECONDS = 600  # a generous limit for busy machines
 RUN = """
 import sys
 from flows import Execution, Places, sevila_stage
@@ -55,9 +55,9 @@ sevila(recipe, settings=['chain.selectors=["uniform", "oracle"]'], places=places
 """
 
 
-def test_nodes_of_a_ray_cluster_share_a_stage_and_what_a_killed_process_was_at_is_made_once(tmp_path: Path) -> None:
+def test_ray_nodes_share_a_stage_and_a_killed_piece_is_built_once(tmp_path: Path) -> None:
     if INSIDE not in os.environ:
-        return run_this_apart(tmp_path)
+        return run_in_namespaces(tmp_path)
     small, store, plain = tmp_path / "small", tmp_path / "store", tmp_path / "plain"
     places = [f"{small / 'questions.csv'}", f"{small / 'videos'}", f"tiny-blip2={small / 'tiny-blip2'}"]
     with cluster(tmp_path) as until:
@@ -67,27 +67,29 @@ def test_nodes_of_a_ray_cluster_share_a_stage_and_what_a_killed_process_was_at_i
         shutil.copytree(store, plain)
         until(lambda: all("--block" in (tmp_path / f"{node}.log").read_text() for node in ("head", "node")))
         run = start(tmp_path, "run", "-c", RUN, SMALL, *places, str(store), HEAD, PREFECT_API_URL=API)
-        at_work = until(lambda: len(found := pieces_by_node()) == 2 and found)
-        os.kill(at_work.popitem()[1], signal.SIGKILL)
+        processes = until(lambda: len(pids := pieces_by_node()) == 2 and pids)
+        os.kill(processes.popitem()[1], signal.SIGKILL)
         make("extract_features", places, plain, "--shard-megabytes", "0.012")
         assert run.wait(PATIENCE_SECONDS) == 0, (tmp_path / "run.log").read_text()
-        (flow_run,) = ask("flow_runs/filter")
+        (flow_run,) = request_all("flow_runs/filter")
         (features,) = [id for id in Store(store) if id.startswith("extract_features-")]
         assert flow_run["state"]["message"] == features
-        names = {run["name"].removeprefix("extract_features (").removesuffix(")") for run in ask("task_runs/filter")}
-        states = {task_run["state_type"] for task_run in ask("task_runs/filter")}
+        names = {
+            run["name"].removeprefix("extract_features (").removesuffix(")") for run in request_all("task_runs/filter")
+        }
+        states = {task_run["state_type"] for task_run in request_all("task_runs/filter")}
         assert (names, states) == ({features, f"{features} 0", f"{features} 1"}, {"COMPLETED"})
-        shown = {artifact["description"]: artifact["data"] for artifact in ask("artifacts/filter")}
+        shown = {artifact["description"]: artifact["data"] for artifact in request_all("artifacts/filter")}
         assert shown[f"extract_features: pieces of {features}"] == 100.0
-        lines = [line["message"].partition(" done in ")[0] for line in ask("logs/filter")]
+        lines = [line["message"].partition(" done in ")[0] for line in request_all("logs/filter")]
         for shard in (1, 2):
             assert lines.count(f"extract_features: shard {shard} of 2") == 1
         assert Store(store).record(features).files == Store(plain).record(features).files
 
 
-def test_independent_settings_are_at_work_on_the_nodes_at_once(tmp_path: Path) -> None:
+def test_independent_settings_run_concurrently_on_ray_nodes(tmp_path: Path) -> None:
     if INSIDE not in os.environ:
-        return run_this_apart(tmp_path)
+        return run_in_namespaces(tmp_path)
     world, store = tmp_path / "world", tmp_path / "store"
     write_world(world)
     places = [f"{world / 'questions.jsonl'}", f"{world / 'videos'}", f"tiny-blip2={world / 'tiny-blip2'}"]
@@ -95,41 +97,26 @@ def test_independent_settings_are_at_work_on_the_nodes_at_once(tmp_path: Path) -
         recipe = str(world / "full.toml")
         run = start(tmp_path, "run", "-c", RUN_FULL, recipe, *places, str(store), HEAD, PREFECT_API_URL=API)
         assert run.wait(PATIENCE_SECONDS) == 0, (tmp_path / "run.log").read_text()
-        runs = {run["name"]: run for run in ask("flow_runs/filter")}
+        runs = {run["name"]: run for run in request_all("flow_runs/filter")}
         assert runs["oracle"]["start_time"] < runs["uniform"]["end_time"]
         assert {run["state_type"] for run in runs.values()} == {"COMPLETED"}
     assert sum(id.startswith("finetune_answerer-") for id in Store(store)) == 2
 
 
-def run_this_apart(folder: Path) -> None:
-    """Run this file in namespaces where it may start a cluster."""
+def run_in_namespaces(folder: Path) -> None:
+    """Run the current test again in new namespaces."""
     if shutil.which("unshare") is None:
-        pytest.skip("needs namespaces of Linux: no `unshare` here")
-    tried = subprocess.run([*APART, "true"], capture_output=True, text=True)
-    if tried.returncode != 0:
-        pytest.skip(f"needs namespaces for network and processes: {tried.stderr.strip()}")
-    ours = ("PYTEST_", "PREFECT_", "SEVILA_", "RAY_")  # of whoever runs the tests
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {INSIDE: "1"}
-    test = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--basetemp",
-        f"{folder / 'apart'}",
-        os.environ["PYTEST_CURRENT_TEST"].partition(" ")[0],
-    ]
-    for _ in range(3):  # Ray gives a node 30 s to start, which busy cores may not reach
-        done = subprocess.run(
-            [*APART, *test],
-            cwd=REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=2 * PATIENCE_SECONDS,
-        )
+        pytest.skip("needs Linux namespaces: `unshare` is not installed")
+    probe = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True)
+    if probe.returncode != 0:
+        pytest.skip(f"needs namespaces for network and processes: {probe.stderr.strip()}")
+    prefixes = ("PYTEST_", "PREFECT_", "SEVILA_", "RAY_")  # settings of the user who runs the tests
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)} | {INSIDE: "1"}
+    test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", f"{folder / 'inside'}"]
+    command = [*UNSHARE, *test, os.environ["PYTEST_CURRENT_TEST"].partition(" ")[0]]
+    limit = 2 * PATIENCE_SECONDS
+    for _ in range(3):  # Ray's start-up limit of 30 s may be too short on busy cores
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=limit)
         if "timed out during startup" not in done.stdout:
             break
     assert done.returncode == 0, done.stdout + done.stderr
@@ -137,23 +124,23 @@ def run_this_apart(folder: Path) -> None:
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """Start a Prefect server and two Ray nodes of one GPU each, as far as Ray knows; yield what waits for something of theirs."""
-    with socket.socket() as any_socket:  # what `ip link set lo up` does
+    """Start a Prefect server and two Ray nodes with one simulated GPU each; yield a function that waits for a condition."""
+    with socket.socket() as any_socket:  # as `ip link set lo up`
         fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14x", b"lo", 1))
     node = ["-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--num-gpus=1"]
     node += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
-    node += ["--min-worker-port=0", "--max-worker-port=0"]  # any that is free: the nodes share an address
+    node += ["--min-worker-port=0", "--max-worker-port=0"]  # any free port: the nodes share an address
     with ExitStack() as stack:
-        short = stack.enter_context(TemporaryDirectory(prefix="ray-"))  # names of sockets have at most 107 bytes
+        short = stack.enter_context(TemporaryDirectory(prefix="ray-"))  # socket paths have at most 107 bytes
         started = [start(folder, "server", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "4200")]
-        stack.callback(lambda: end(started))
+        stack.callback(lambda: terminate(started))
 
-        def until(is_so: Callable[[], Any]) -> Any:
+        def until(condition: Callable[[], Any]) -> Any:
             give_up = time.monotonic() + PATIENCE_SECONDS
-            while not (found := is_so()):
+            while not (value := condition()):
                 assert time.monotonic() < give_up and all(process.poll() is None for process in started), logs(folder)
                 time.sleep(0.2)
-            return found
+            return value
 
         started.append(
             start(folder, "head", *node, "--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={short}")
@@ -173,7 +160,7 @@ def start(folder: Path, name: str, *arguments: str, **more: str) -> subprocess.P
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": f"{REPOSITORY}",  # when the project is not installed
+        "PYTHONPATH": f"{REPOSITORY}",  # if the project is not installed
         "OMP_NUM_THREADS": "1",
     }
     with (folder / f"{name}.log").open("wb") as output:
@@ -182,7 +169,7 @@ def start(folder: Path, name: str, *arguments: str, **more: str) -> subprocess.P
         )
 
 
-def end(started: list[subprocess.Popen[bytes]]) -> None:
+def terminate(started: list[subprocess.Popen[bytes]]) -> None:
     for process in started:
         process.terminate()
     for process in started:
@@ -205,20 +192,20 @@ def make(stage: str, places: list[str], store: Path, *more: str) -> None:
 
 
 def pieces_by_node() -> dict[str, int]:
-    """Return the process of a piece that is being made, for each node that makes one."""
-    found = {}
+    """Return the id of the process that executes a piece, by node."""
+    pids = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if (folder / "cmdline").read_bytes().startswith(b"ray::sevila-piece"):
                 parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-                found[parent] = int(folder.name)
-        except OSError:  # ended meanwhile
+                pids[parent] = int(folder.name)
+        except OSError:  # the process has ended
             continue
-    return found
+    return pids
 
 
-def ask(path: str) -> Any:
-    """Return all that the server has of a kind."""
+def request_all(path: str) -> Any:
+    """Return all records of one API endpoint."""
     request = urllib.request.Request(f"{API}/{path}", b"{}", {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
         return json.load(answer)

@@ -1,4 +1,4 @@
-"""README's commands, run as they are printed by a shell, in a folder that holds what README says one has."""
+"""Runs the README's commands in a shell, in a folder with the files that the README names."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.tiny_blip2 import write_tiny_blip2
 
 ROOT = Path(__file__).parents[1]
 NOT_RUN = {
-    "make test": "it is what runs this",
-    "source .venv/bin/activate": "the Python that runs this is in use already",
+    "make test": "it runs this test",
+    "source .venv/bin/activate": "the environment is active already",
     "lmms-eval": "Qwen2.5-VL has 16 GB of weights; test_lmms_eval.py runs the task with a tiny model",
 }
-NO_GPU_IS_A_PROBLEM = "sevila doctor"  # exits with 1 where there is none
-PATIENCE_SECONDS = 3600  # a limit only, for machines that are busy
+FAILS_WITHOUT_GPU = "sevila doctor"  # with status 1
+PATIENCE_SECONDS = 3600  # a generous limit for busy machines
 UP = """sevila up > up.log 2>&1 & up=$!
 trap 'kill -TERM $up; wait $up || true' EXIT
 until grep -q "^ready: " up.log; do kill -0 $up; sleep 1; done"""
@@ -60,32 +60,32 @@ def write_folder(folder: Path) -> None:
 
 
 def script() -> str:
-    """Return README's commands as one script, which ends with the first that fails."""
+    """Return the README's commands as one script, which stops at the first error."""
     lines = ["set -eux"]
     for command in shell_commands(ROOT / "README.md"):
         if command.startswith(tuple(NOT_RUN)):
             continue
         if command.startswith("sevila up"):
             command = UP
-        elif command.startswith(NO_GPU_IS_A_PROBLEM):
+        elif command.startswith(FAILS_WITHOUT_GPU):
             command = f"{command.split('#')[0]} || test $? = 1"
         lines.append(command)
     return "\n".join(lines)
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs_as_printed(tmp_path: Path) -> None:
+def test_every_readme_command_runs(tmp_path: Path) -> None:
     with socket.socket() as server:
         if server.connect_ex(("127.0.0.1", 4200)) == 0:
             pytest.skip("another Prefect server has port 4200, which `sevila up` takes by default")
     write_folder(tmp_path)
-    ours = ("PREFECT_", "SEVILA_")  # of whoever runs the tests
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {
+    prefixes = ("PREFECT_", "SEVILA_")  # settings of the user who runs the tests
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)} | {
         "HOME": str(tmp_path / "home"),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
         "DO_NOT_TRACK": "1",
-        "BROWSER": "true",  # the command that does nothing, for --open
+        "BROWSER": "true",  # for --open: a command that does nothing
     }
     with (tmp_path / "log").open("w+") as log:
         with subprocess.Popen(
@@ -94,7 +94,7 @@ def test_every_command_of_the_readme_runs_as_printed(tmp_path: Path) -> None:
             try:
                 status = shell.wait(PATIENCE_SECONDS)
             finally:
-                with suppress(ProcessLookupError):  # nothing is left of it, unless the time is over
+                with suppress(ProcessLookupError):  # no process is left unless the limit was reached
                     os.killpg(shell.pid, signal.SIGKILL)
         log.seek(0)
         text = log.read()

@@ -1,4 +1,4 @@
-"""What people see of progress: a real terminal of 80 columns, as it looks at the end and as it looked on the way."""
+"""Progress bars and log lines on a real terminal, during a run and at its end."""
 
 import os
 import pty
@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STEP = "refined Localizer, zero-shot, leave one option out: answer_questions"
-WHOLE_ENDS = r"(/s\]|[\d?]\]|\d%|GPU waits \d+ %\]?|(loss|norm|per second) [\d.e+]+\]?)$"
+BAR_END = r"(/s\]|[\d?]\]|\d%|GPU waits \d+ %\]?|(loss|norm|per second) [\d.e+]+\]?)$"
 WORDS = "wörter that are rather long for what they say, and a path /of/a/long/folder/walk.mp4 " * 3
 
 SHOW_ALL = f"""
@@ -51,8 +51,8 @@ with progress.frame_progress(shard, 3000) as frames, progress.count_bar("verify"
     frames.add(1000, 5)
     read(10**9)
 for percent in (10.0, 20.0):
-    said = {{"progress": ("refine_localizer", percent, "step 1 of 20000: loss 0.1234, {WORDS}")}}
-    log.info("a line that nobody sees", extra=said)
+    fields = {{"progress": ("refine_localizer", percent, "step 1 of 20000: loss 0.1234, {WORDS}")}}
+    log.info("a hidden line", extra=fields)
 try:
     for _ in progress.track([1, 2], shard, "question"):
         raise ValueError
@@ -62,29 +62,29 @@ except ValueError as error:
 
 
 def in_terminal(script: str, columns: int) -> str:
-    """Return what a script writes to a terminal of so many columns."""
-    ours, its = pty.openpty()
-    ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    """Return the output of a script on a terminal with this number of columns."""
+    terminal, tty = pty.openpty()
+    ioctl(tty, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
     environment |= {"TERM": "xterm", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", script], stdin=its, stdout=its, stderr=its, env=environment)
-    os.close(its)
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=tty, stdout=tty, stderr=tty, env=environment)
+    os.close(tty)
     written = b""
     while True:
         try:
-            piece = os.read(ours, 1 << 16)
-        except OSError:  # Linux' way to say that nobody has the terminal any more
+            piece = os.read(terminal, 1 << 16)
+        except OSError:  # on Linux: the process has closed the terminal
             break
         if not piece:
             break
         written += piece
-    os.close(ours)
+    os.close(terminal)
     assert process.wait() == 0, written.decode()
     return written.decode()
 
 
 def screen_of(written: str, columns: int) -> tuple[list[str], list[str]]:
-    """Return the lines of a terminal at the end, and each that was broken because it did not fit."""
+    """Return the final lines of a terminal, and each line that was wrapped because it did not fit."""
     lines, row, column, broken = [[" "] * columns], 0, 0, []
     for sign in re.findall(r"\x1b\[[0-9;]*[A-Za-z]|.", written, re.DOTALL):
         if sign == "\r":
@@ -105,7 +105,7 @@ def screen_of(written: str, columns: int) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize("columns", [80, 40])
-def test_in_a_narrow_terminal_no_word_is_broken_and_no_line_stands_on_a_bar(columns: int) -> None:
+def test_log_lines_and_bars_do_not_overlap_in_a_narrow_terminal(columns: int) -> None:
     written = in_terminal(SHOW_ALL, columns)
     lines, broken = screen_of(written, columns)
     assert not broken
@@ -115,9 +115,9 @@ def test_in_a_narrow_terminal_no_word_is_broken_and_no_line_stands_on_a_bar(colu
     for number in range(5):
         assert " ".join(f"beside it {number}: {WORDS}".split()) in text
     assert "of a library 3" in text and text.endswith(" ".join(f"error: {WORDS}".split()))
-    assert "%" not in text and "a line that nobody sees" not in text  # no bar is left, and nothing of one
+    assert "%" not in text and "a hidden line" not in text  # no part of a bar is left
     drawn = [part for part in re.split(r"[\r\n]|\x1b\[A", written) if re.search(r"\d%", part)]
     names = {re.split("[:,]", part)[0] for part in drawn}
     assert names == {"answer_questions", "finetune_answerer", "refine_localizer"}
-    assert not [part for part in drawn if not re.search(WHOLE_ENDS, part.rstrip())]
+    assert not [part for part in drawn if not re.search(BAR_END, part.rstrip())]
     assert columns < 80 or any("GPU waits " in part for part in drawn)

@@ -1,7 +1,7 @@
 """A complete BLIP-2, with Flan-T5 or a decoder-only language model, for the tests, which download nothing.
 
-About 100,000 random parameters in the real classes and the real directory layout; only the sizes and the values are made up. What
-it scores and answers means nothing, but differs from frame to frame and from question to question.
+About 100,000 random parameters in the real classes and the real directory layout; only the sizes and the values are artificial.
+Its scores and answers are meaningless but differ between frames and between questions.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ MOST_TOKENS = 512  # that the decoder-only ones read
 def write_tiny_blip2(
     folder: Path, seed: int, image_size: int = 28, words: Iterable[str] = (), language: str = "t5"
 ) -> None:
-    """Write `config.json`, `model.safetensors` and `tokenizer.json` to `folder`, which is made if need be.
+    """Write `config.json`, `model.safetensors` and `tokenizer.json` to `folder`, which is created if missing.
 
     Equal arguments give equal bytes with the same versions of torch and transformers.
 
     Args:
         image_size: height and width of frames in pixels, a multiple of 14.
-        words: words that get a token of their own beside those of the prompts; all others are spelled letter by letter.
+        words: words that get one token each, as those of the prompts do; all others are spelled letter by letter.
         language: kind of language model: t5, opt, llama or mistral.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def write_tiny_blip2(
         n_tokens = _write(_decoders_tokenizer(language, words), folder / "tokenizer.json")
     model = Blip2ForConditionalGeneration(_config(image_size, _text_config(language, n_tokens)))
     text = model.language_model
-    if language == "t5":  # transformers tied it; Flan-T5's is its own
+    if language == "t5":  # transformers ties it to the embeddings; Flan-T5 does not
         text.lm_head.weight = nn.Parameter(torch.empty_like(text.shared.weight))
     _randomise(model, seed)
     bars = logging.is_progress_bar_enabled()
@@ -106,7 +106,7 @@ def _text_config(language: str, n_tokens: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def _randomise(model: nn.Module, seed: int) -> None:
-    """Draw every parameter anew: transformers leaves query tokens at zero and the ViT's weights at 1e-10."""
+    """Draw every parameter again: transformers leaves query tokens at zero and the ViT's weights at 1e-10."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(model.named_parameters()):
         parameter.copy_(initial_value(name, torch.randn(parameter.shape, generator=generator)))

@@ -1,6 +1,6 @@
 """A tiny LLaVA of random weights as a model of lmms-eval, found by its entry point; runs in lmms-eval's own environment.
 
-It reads a video as lmms-eval's models do: so many frames, evenly spread. What it saw and said goes to a file.
+It reads evenly spaced frames, as lmms-eval's models do, and writes its frames, prompts and replies to a file.
 """
 
 from pathlib import Path

@@ -71,7 +71,7 @@ def _written(model: PreTrainedModel, folder: Path, seed: int) -> PreTrainedModel
 
 
 def _write_tokenizer(folder: Path, special: list[str], around: list[str | None]) -> int:
-    """Write one that spells texts in lower case, with its special tokens around them; return how many tokens it has."""
+    """Write a tokenizer of lower-case characters that adds special tokens around a text; return its number of tokens."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {token: id for id, token in enumerate([*special, "<unk>", *_CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))

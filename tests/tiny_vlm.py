@@ -63,7 +63,7 @@ def _text(words: PreTrainedTokenizerFast) -> dict[str, Any]:
 def _write(
     model: Any, pixels: Any, words: PreTrainedTokenizerFast, folder: Path, image: str, **of_processor: Any
 ) -> None:
-    """Write a model's folder. Processors that would have another one for videos cannot be made without torchvision."""
+    """Write a model's folder. Processors with a video processor need torchvision."""
     for part in (model, pixels, words):
         part.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(CHAT.replace("IMAGE", image))
@@ -121,7 +121,7 @@ def write_internvl(folder: Path) -> None:
 
 
 def write_llava(folder: Path) -> None:
-    """Write one that has no processor of videos: AutoProcessor reads it without torchvision."""
+    """Write a model without a video processor: AutoProcessor reads it without torchvision."""
     words = _tokenizer()
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = LlavaConfig(

@@ -1,4 +1,4 @@
-"""Makes small real video files whose every frame says its own index, and broken files of each kind a data set holds.
+"""Writes small real video files whose frames show their own index, and broken files of every kind.
 
 A frame's upper half is a 2 x 6 grid of black and white blocks, its index in binary, large enough to survive lossy coding and
 resizing; its lower half is a colour gradient that moves with time, so that colour conversions can be compared too.
@@ -109,7 +109,7 @@ def make_truncated(path: Path, keep: float = 0.5, **video: Any) -> Path:
 
 
 def make_faststart_cut(path: Path, keep: float = 0.5, **video: Any) -> Path:
-    """An mp4 with its index in front, cut short: it opens, and promises frames that are not there."""
+    """An mp4 with its index in front, cut short: it opens but lists missing frames."""
     return make_truncated(path, keep, container_options={"movflags": "faststart"}, **video)
 
 
@@ -207,7 +207,7 @@ def make_image_folder(path: Path, n_frames: int = 12, size: tuple[int, int] = (6
 
 
 def make_huge_picture(path: Path, side: int = 15_000) -> Path:
-    """A folder with one black picture of 225 million pixels in 1 MB: to decode it takes the better part of a second."""
+    """A folder with one black picture of 225 million pixels in 1 MB, which takes about a second to decode."""
     path.mkdir()
     parts = {
         b"IHDR": struct.pack(">2I5B", side, side, 8, 0, 0, 0, 0),

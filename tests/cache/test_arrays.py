@@ -21,7 +21,7 @@ def random_video(n_frames: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n_frames, 5, 3)).astype("float16")
 
 
-def test_frames_come_back_in_pieces_and_by_row(tmp_path: Path) -> None:
+def test_frames_are_read_by_slice_and_by_row_list(tmp_path: Path) -> None:
     video = random_video(7)
     write(tmp_path / "0.h5", video)
     file = ArrayFile(tmp_path / "0.h5")
@@ -35,7 +35,7 @@ def test_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
-def test_flipped_bit_in_a_frame_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_frame_raises_an_error_naming_the_file(tmp_path: Path) -> None:
     video = random_video(4)
     write(tmp_path / "0.h5", video)
     content = bytearray((tmp_path / "0.h5").read_bytes())
@@ -47,20 +47,20 @@ def test_flipped_bit_in_a_frame_is_an_error_that_names_the_file(tmp_path: Path) 
         file.read([2])
 
 
-def test_truncated_file_is_an_error(tmp_path: Path) -> None:
+def test_a_truncated_array_file_raises_an_error(tmp_path: Path) -> None:
     write(tmp_path / "0.h5", random_video(4))
     (tmp_path / "0.h5").write_bytes((tmp_path / "0.h5").read_bytes()[:-100])
     with pytest.raises(CorruptArtifactError, match=r"0\.h5"):
         ArrayFile(tmp_path / "0.h5").read(slice(0, 4))
 
 
-def test_frames_that_break_off_or_are_too_few_leave_no_file(tmp_path: Path) -> None:
-    def broken() -> Iterator[np.ndarray]:
+def test_no_file_is_left_when_the_frame_stream_fails_or_is_short(tmp_path: Path) -> None:
+    def failing_frames() -> Iterator[np.ndarray]:
         yield random_video(2)
         raise OSError("stream ended")
 
     with pytest.raises(OSError, match="stream ended"), written(tmp_path / "0.h5") as part:
-        write_array(part, owner(4), (5, 3), "float16", broken())
+        write_array(part, owner(4), (5, 3), "float16", failing_frames())
     with pytest.raises(ValueError, match="got 2 frames, expected 3"), written(tmp_path / "0.h5") as part:
         write_array(part, owner(3), (5, 3), "float16", iter([random_video(2)]))
     assert list(tmp_path.iterdir()) == []

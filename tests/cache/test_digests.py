@@ -11,7 +11,7 @@ from cache.files import open_file
 from cache.notes import write_note
 
 
-def test_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+def test_a_digest_is_cached_until_the_file_changes(tmp_path: Path) -> None:
     file = tmp_path / "video.mp4"
     file.write_bytes(b"first")
     digests = DigestCache(tmp_path / "digests.json")
@@ -23,7 +23,7 @@ def test_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
     assert again.digest(file) != first
 
 
-def test_file_of_the_same_size_and_restored_time_is_read_again(tmp_path: Path) -> None:
+def test_a_changed_file_with_the_same_size_and_mtime_gets_a_new_digest(tmp_path: Path) -> None:
     file = tmp_path / "video.mp4"
     file.write_bytes(b"first")
     times = file.stat()
@@ -34,7 +34,7 @@ def test_file_of_the_same_size_and_restored_time_is_read_again(tmp_path: Path) -
     assert digests.digest(file) != first
 
 
-def test_folder_digest_follows_names_and_contents(tmp_path: Path) -> None:
+def test_a_folder_digest_depends_on_file_names(tmp_path: Path) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
     (folder / "1.png").write_bytes(b"one")
@@ -44,7 +44,7 @@ def test_folder_digest_follows_names_and_contents(tmp_path: Path) -> None:
     assert digests.digest(folder) != first
 
 
-def test_names_that_are_not_utf8_are_remembered_too(tmp_path: Path) -> None:
+def test_digests_of_non_utf8_paths_are_cached(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"vid\xe9os")
     folder.mkdir()
     (folder / os.fsdecode(b"\xe9.png")).write_bytes(b"one")
@@ -52,22 +52,22 @@ def test_names_that_are_not_utf8_are_remembered_too(tmp_path: Path) -> None:
     digest = digests.digest(folder)
     digests.save()
     again = json.loads((tmp_path / "digests.json").read_text(encoding="utf-8"))["files"]
-    assert [found for _, found in again.values()] == [digest] and r"vid\xe9os" in next(iter(again))
+    assert [saved for _, saved in again.values()] == [digest] and r"vid\xe9os" in next(iter(again))
 
 
-def test_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(MissingSourceError, match=r"absent\.mp4"):
         DigestCache(tmp_path / "digests.json").digest(tmp_path / "absent.mp4")
 
 
 @pytest.mark.parametrize("content", [b'{"half', b"[]", b"\xff\xfe", b'{"a": 1}'])
-def test_damaged_digest_cache_costs_time_not_correctness(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_digest_cache_is_ignored(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "digests.json").write_bytes(content)
     (tmp_path / "file").write_bytes(b"x")
     assert len(DigestCache(tmp_path / "digests.json").digest(tmp_path / "file")) == 64
 
 
-def test_flipped_bit_in_the_digest_cache_is_told_and_read_again(
+def test_a_flipped_bit_in_the_digest_cache_is_logged_and_the_file_read_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "video.mp4"
@@ -81,20 +81,20 @@ def test_flipped_bit_in_the_digest_cache_is_told_and_read_again(
     assert "digests.json" in caplog.text and "read again" in caplog.text
 
 
-def test_runs_at_once_keep_each_others_digests(tmp_path: Path) -> None:
+def test_concurrent_runs_keep_each_others_digests(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
-    one, other = DigestCache(tmp_path / "digests.json"), DigestCache(tmp_path / "digests.json")
-    one.digest(tmp_path / "a")
-    other.digest(tmp_path / "b")
-    one.remember("videos plain q", "videos-1")
-    other.remember("weights tiny", "weights-1")
+    first, second = DigestCache(tmp_path / "digests.json"), DigestCache(tmp_path / "digests.json")
+    first.digest(tmp_path / "a")
+    second.digest(tmp_path / "b")
+    first.remember("videos plain q", "videos-1")
+    second.remember("weights tiny", "weights-1")
     both = DigestCache(tmp_path / "digests.json")
     assert both.remembered("videos plain q") == "videos-1" and both.remembered("weights tiny") == "weights-1"
     assert len(json.loads((tmp_path / "digests.json").read_text())["files"]) == 2
 
 
-def test_the_last_identity_of_a_source_is_remembered(tmp_path: Path) -> None:
+def test_the_latest_identity_of_a_source_is_kept(tmp_path: Path) -> None:
     digests = DigestCache(tmp_path / "digests.json")
     for id in ("videos-1", "videos-2"):
         digests.remember("videos plain q", id)
@@ -102,13 +102,13 @@ def test_the_last_identity_of_a_source_is_remembered(tmp_path: Path) -> None:
     assert again.remembered("videos plain q") == "videos-2"
 
 
-def test_what_earlier_versions_kept_beside_is_no_damage(tmp_path: Path) -> None:
+def test_a_digest_cache_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     content = {"files": {}, "sources": {"weights tiny": "weights-1"}, "names": {"weights-1": "weights tiny"}}
     write_note(tmp_path / "digests.json", content)
     assert DigestCache(tmp_path / "digests.json").remembered("weights tiny") == "weights-1"
 
 
-def test_what_is_remembered_already_is_not_written_again_and_what_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+def test_known_values_are_not_rewritten_and_an_unwritable_cache_is_tolerated(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     DigestCache(tmp_path / "store" / "digests.json").remember("weights blip2", "weights-1")
     before = (tmp_path / "store" / "digests.json").stat()
@@ -117,22 +117,24 @@ def test_what_is_remembered_already_is_not_written_again_and_what_cannot_be_writ
     assert (tmp_path / "store" / "digests.json").stat() == before
     (tmp_path / "store" / "locks" / "digests.lock").unlink(missing_ok=True)
     (tmp_path / "store" / "locks").rmdir()
-    (tmp_path / "store" / "locks").write_text("nothing can be locked here, as on a disk that is only read")
+    (tmp_path / "store" / "locks").write_text(
+        "a file in place of the folder: no lock can be taken, as on a read-only disk"
+    )
     again.remember("weights blip2", "weights-2")
     assert again.remembered("weights blip2") == "weights-2"
     assert (tmp_path / "store" / "digests.json").stat() == before
 
 
-def test_link_that_is_switched_while_its_file_is_read_and_back_again_keeps_no_wrong_digest(
+def test_a_link_switched_during_the_read_does_not_cache_a_wrong_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_text(name)
     link = tmp_path / "video.mp4"
     link.symlink_to("one")
-    wanted = DigestCache(tmp_path / "wanted.json").digest(tmp_path / "one")
+    expected = DigestCache(tmp_path / "expected.json").digest(tmp_path / "one")
 
-    def switched(path: Path) -> io.BufferedReader:
+    def open_switched(path: Path) -> io.BufferedReader:
         link.unlink()
         link.symlink_to("two")
         try:
@@ -141,32 +143,30 @@ def test_link_that_is_switched_while_its_file_is_read_and_back_again_keeps_no_wr
             link.unlink()
             link.symlink_to("one")
 
-    monkeypatch.setattr("cache.digests.open_file", switched)
+    monkeypatch.setattr("cache.digests.open_file", open_switched)
     digests = DigestCache(tmp_path / "digests.json")
     digest, stamped = digests.identify(link)
-    assert digest != wanted and stamped == stamp(tmp_path / "two")
+    assert digest != expected and stamped == stamp(tmp_path / "two")
     monkeypatch.undo()
-    assert digests.digest(link) == wanted
+    assert digests.digest(link) == expected
 
 
-def test_file_that_is_written_to_while_it_is_read_has_no_digest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_changed_during_the_read_has_no_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "video.mp4"
     file.write_bytes(b"half")
 
-    def growing(path: Path) -> io.BufferedReader:
+    def open_growing(path: Path) -> io.BufferedReader:
         stream = open_file(path)
         original = os.fstat
         monkeypatch.setattr(os, "fstat", lambda fd: (original(fd), file.write_bytes(b"whole"))[0])
         return stream
 
-    monkeypatch.setattr("cache.digests.open_file", growing)
+    monkeypatch.setattr("cache.digests.open_file", open_growing)
     with pytest.raises(MissingSourceError, match="changed while it was read"):
         DigestCache(tmp_path / "digests.json").digest(file)
 
 
-def test_pipe_is_told_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(MissingSourceError, match="is a pipe, expected a file"):
         DigestCache(tmp_path / "digests.json").digest(tmp_path / "pipe")

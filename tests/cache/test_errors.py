@@ -1,4 +1,4 @@
-"""What is suggested for a word that nothing is called by."""
+"""The suggestion for an unknown word."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from cache.errors import did_you_mean
 
 
 @pytest.mark.parametrize(
-    ("word", "known", "wanted"),
+    ("word", "known", "expected"),
     [
         ("frams", ["frames_per_second", "frames"], "frames"),
         ("answr", ["init_answerer", "answer_questions"], "answer_questions"),
@@ -16,5 +16,5 @@ from cache.errors import did_you_mean
         ("top_k", [], ""),
     ],
 )
-def test_the_known_word_that_is_or_begins_most_like_it_is_suggested(word: str, known: list[str], wanted: str) -> None:
-    assert did_you_mean(word, known) == (f" (did you mean {wanted!r}?)" if wanted else "")
+def test_the_closest_known_word_is_suggested(word: str, known: list[str], expected: str) -> None:
+    assert did_you_mean(word, known) == (f" (did you mean {expected!r}?)" if expected else "")

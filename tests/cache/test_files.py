@@ -1,4 +1,4 @@
-"""What a full disk looks like through libraries that do not say so, and disks that cannot do everything."""
+"""Full disks, including those that a library hides, and file systems without fsync for folders."""
 
 import errno
 import os
@@ -20,13 +20,13 @@ MEGABYTE = torch.from_numpy(np.random.default_rng(0).standard_normal(1 << 17))
 
 
 @pytest.fixture
-def full(tmp_path: Path) -> Iterator[Path]:
+def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 300 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
     if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("a file system can be mounted by root only")
+        pytest.skip("only root can mount a file system")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
@@ -45,48 +45,48 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_full_disk_is_an_error_of_the_system_that_names_the_place_and_leaves_nothing(writer: str, full: Path) -> None:
+def test_a_full_disk_raises_an_oserror_with_the_path_and_leaves_no_file(writer: str, full_disk: Path) -> None:
     with pytest.raises(OSError) as caught:
-        WRITERS[writer](full)
-    assert caught.value.errno == errno.ENOSPC and str(full) in str(caught.value.filename)
-    assert os.listdir(full) == []
+        WRITERS[writer](full_disk)
+    assert caught.value.errno == errno.ENOSPC and str(full_disk) in str(caught.value.filename)
+    assert os.listdir(full_disk) == []
 
 
-def test_error_of_another_kind_stays_what_it_is(tmp_path: Path) -> None:
+def test_other_errors_are_passed_on_unchanged(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), published(tmp_path / "x"):
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
-def test_folder_that_cannot_be_synced_is_tolerated_and_a_file_is_not(
+def test_a_failed_folder_sync_is_tolerated_and_a_failed_file_sync_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """As CIFS and FUSE file systems do."""
+    """CIFS and FUSE file systems fail in this way."""
     fsync = os.fsync
 
-    def refusing(descriptor: int) -> None:
+    def fsync_files_only(descriptor: int) -> None:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(code, os.strerror(code))
         fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", refusing)
+    monkeypatch.setattr(os, "fsync", fsync_files_only)
     write_atomically(tmp_path / "file", b"content")
     assert (tmp_path / "file").read_bytes() == b"content"
 
-    def failing(_: int) -> None:
+    def fail(_: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "fsync", failing)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match=os.strerror(code)):
         write_atomically(tmp_path / "other", b"content")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_full_disk_is_an_error_for_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
+def test_a_full_disk_during_a_folder_sync_raises_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         sync(tmp_path)

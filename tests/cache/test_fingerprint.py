@@ -20,7 +20,7 @@ plain_values = st.recursive(
 
 
 @given(plain_values)
-def test_same_value_has_same_fingerprint_whatever_the_order_of_keys(value: object) -> None:
+def test_key_order_does_not_change_the_fingerprint(value: object) -> None:
     assert fingerprint({"a": value, "b": 1}) == fingerprint({"b": 1, "a": value})
 
 
@@ -29,49 +29,46 @@ def test_different_canonical_texts_have_different_fingerprints(left: object, rig
     assert (canonical(left) == canonical(right)) == (fingerprint(left) == fingerprint(right))
 
 
-def test_a_list_is_hashed_as_one_though_a_library_made_it_a_mapping_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_registered_as_a_mapping_is_hashed_as_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     value = [("a", None, 1.0), {"b": ()}]
     expected = fingerprint(value)
     monkeypatch.setattr("cache.fingerprint.Mapping", list | tuple | dict)
     assert fingerprint(value) == expected
 
 
-def told_apart(value: object) -> object:
-    """A value that is equal only to what means the same: 1, 1.0 and True differ, 0.0 and -0.0 too, lists and tuples do not."""
+def equivalence_key(value: object) -> object:
+    """Return equal keys for equivalent values only: 1, 1.0 and True differ, so do 0.0 and -0.0; a list equals a tuple."""
     if isinstance(value, dict):
-        return "dict", frozenset((key, told_apart(item)) for key, item in value.items())
+        return "dict", frozenset((key, equivalence_key(item)) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return "list", tuple(told_apart(item) for item in value)
+        return "list", tuple(equivalence_key(item) for item in value)
     return type(value).__name__, repr(value)
 
 
 @given(st.lists(plain_values, max_size=4))
-def test_values_share_a_fingerprint_exactly_if_they_mean_the_same(values: list[object]) -> None:
-    near = [*values, {}, [], "", None, 0, 0.0, -0.0, False, [None], [[]], {"": None}, "null", "[]", "0"]
-    assert len({fingerprint(value) for value in near}) == len({told_apart(value) for value in near})
+def test_only_equivalent_values_share_a_fingerprint(values: list[object]) -> None:
+    numbers = [0, 0.0, -0.0, False, 1, 1.0, True]
+    similar = [*values, *numbers, {}, [], "", None, [None], [[]], {"": None}, "null", "[]", "0"]
+    assert len({fingerprint(value) for value in similar}) == len({equivalence_key(value) for value in similar})
 
 
-def test_fingerprint_is_the_same_in_every_process() -> None:
+def test_a_fingerprint_is_the_same_in_every_process() -> None:
     value = {"b": [1.5, None, {"z": True, "a": "é"}], "a": {str(number): number for number in range(50)}}
     code = f"from cache.fingerprint import fingerprint; print(fingerprint({value!r}))"
-    told = [
+    outputs = [
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True)
         for seed in ("1", "2")
     ]
-    assert [each.stdout.decode().strip() for each in told] == [fingerprint(value)] * 2
+    assert [output.stdout.decode().strip() for output in outputs] == [fingerprint(value)] * 2
 
 
-def test_one_true_and_one_point_zero_are_three_values() -> None:
-    assert len({fingerprint(1), fingerprint(True), fingerprint(1.0)}) == 3
-
-
-def test_fingerprint_is_frozen() -> None:
+def test_the_fingerprint_of_a_known_value_is_unchanged() -> None:
     # SHA-256 of '{"k":4,"x":[1.5,null,"é"]}', computed with sha256sum: a change here would orphan every stored artifact.
     assert fingerprint({"x": (1.5, None, "é"), "k": 4}) == "93cdc79fca6a8285411a"
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         (math.nan, "config.a[1] is nan"),
         (math.inf, "inf"),
@@ -82,7 +79,7 @@ def test_fingerprint_is_frozen() -> None:
         ({1: 2}, "keys must be str"),
     ],
 )
-def test_unstable_values_are_refused_by_place_and_type(value: object, told: str) -> None:
+def test_an_unstable_value_is_refused_with_its_location_and_type(value: object, message: str) -> None:
     with pytest.raises(FingerprintError) as caught:
         canonical({"a": [0, value]}, "config")
-    assert told in str(caught.value) and "config.a[1]" in str(caught.value)
+    assert message in str(caught.value) and "config.a[1]" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Housekeeping: what is reachable from what is kept stays; the rest goes, at whatever moment it is killed."""
+"""Garbage collection: artifacts reachable from kept ones stay, the rest is removed, even if a sweep is killed."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def publish(
     parts: Sequence[int] = (),
     stage: str = "make",
 ) -> str:
-    """An artifact finished some days ago that points to some parts of the pool."""
+    """Publish an artifact that was finished `days` ago and refers to pool parts, and return its id."""
     named: dict[str, str | None] = {f"input{n}": id for n, id in enumerate(inputs)}
     id = artifact_id(stage, 1, {"number": number}, named)
     folder = store.partial(id)
@@ -62,6 +62,10 @@ def add_part(root: Path, number: int, changed: float = LONG_AGO) -> None:
         os.utime(path, (changed, changed))
 
 
+def stored_parts(store: Store) -> set[int]:
+    return {int(part) for _, part, _ in every_part(store.root)}
+
+
 def pin(store: Store, name: str, *ids: str) -> None:
     with pinning(store, name, "recipe", {}, [], replace=True) as pins:
         for id in ids:
@@ -82,14 +86,14 @@ def new_store() -> Iterator[Store]:
 
 @settings(max_examples=15)
 @given(data=st.data())
-def test_what_is_reachable_stays_and_the_rest_goes(data: st.DataObject) -> None:
+def test_reachable_artifacts_stay_and_the_rest_is_removed(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 7))
     below = [data.draw(st.sets(st.integers(0, i - 1), max_size=3)) if i else set() for i in range(n)]
     is_young = [data.draw(st.booleans()) and data.draw(st.booleans()) for _ in range(n)]
     parts = [data.draw(st.sets(st.integers(0, 4), max_size=2)) for _ in range(n)]
     young_parts = data.draw(st.sets(st.integers(0, 4), max_size=1))
     pins = data.draw(st.lists(st.sets(st.integers(0, n - 1), max_size=2), max_size=2))
-    asked = data.draw(st.sets(st.integers(0, n - 1), max_size=1))
+    kept = data.draw(st.sets(st.integers(0, n - 1), max_size=1))
     with new_store() as store:
         ids: list[str] = []
         for i in range(n):
@@ -99,54 +103,49 @@ def test_what_is_reachable_stays_and_the_rest_goes(data: st.DataObject) -> None:
             add_part(store.root, number, time.time() if number in young_parts else LONG_AGO)
         for number, pinned in enumerate(pins):
             pin(store, f"run{number}", *(ids[i] for i in pinned))
-        foreseen = survey(store, [ids[i] for i in asked])
-        done = sweep(store, [ids[i] for i in asked], unnamed=True)
-        # Reachability from the other end: an artifact is needed if it is kept for itself, or one made from it is needed.
-        needed = [i in asked or is_young[i] or any(i in pinned for pinned in pins) for i in range(n)]
+        preview = survey(store, [ids[i] for i in kept])
+        swept = sweep(store, [ids[i] for i in kept], unnamed=True)
+        # Independent of the product's algorithm: an artifact is needed if it is kept itself or is an input of a needed one.
+        needed = [i in kept or is_young[i] or any(i in pinned for pinned in pins) for i in range(n)]
         for i in reversed(range(n)):
             needed[i] = needed[i] or any(needed[k] and i in below[k] for k in range(n))
-        assert set(store) == {ids[i] for i in range(n) if needed[i]} == set(done.kept)
+        assert set(store) == {ids[i] for i in range(n) if needed[i]} == set(swept.kept)
         used = young_parts.union(*(parts[i] for i in range(n) if needed[i]))
-        assert {int(found) for _, found, _ in every_part(store.root)} == used
-        assert foreseen.goes == done.goes
-        assert not survey(store, [ids[i] for i in asked]).goes
+        assert stored_parts(store) == used
+        assert preview.goes == swept.goes
+        assert not survey(store, [ids[i] for i in kept]).goes
 
 
-def test_what_a_layer_holds_keeps_what_it_was_made_from_and_is_not_touched(tmp_path: Path) -> None:
+def test_artifacts_of_a_lower_layer_are_kept_and_protect_their_inputs(tmp_path: Path) -> None:
     below = Store(tmp_path / "below")
-    theirs = publish(below, 0)
+    lower = publish(below, 0)
     add_part(below.root, 0)
     age(below.root)
     store = Store(tmp_path / "own", [below.root])
-    mine = publish(store, 1)
-    over = publish(below, 2, [mine])  # as if made with both in view
-    pin(store, "x", over)
-    found = sweep(store)
-    assert set(found.kept) == {mine} and set(store) == {theirs, mine, over}
+    own = publish(store, 1)
+    derived = publish(below, 2, [own])  # in the lower layer, with an input of the upper one
+    pin(store, "x", derived)
+    assert set(sweep(store).kept) == {own} and set(store) == {lower, own, derived}
     assert list(every_part(below.root))
 
 
-def test_a_part_that_was_made_again_here_for_an_artifact_of_a_layer_stays(tmp_path: Path) -> None:
+def test_a_part_rebuilt_for_an_artifact_of_a_lower_layer_stays(tmp_path: Path) -> None:
     below = Store(tmp_path / "below")
-    theirs = publish(below, 0, parts=[0])
+    lower = publish(below, 0, parts=[0])
     store = Store(tmp_path / "own", [below.root])
     for number in range(2):
         add_part(store.root, number)
-    pin(store, "x", theirs)
+    pin(store, "x", lower)
     sweep(store)
-    assert [found for _, found, _ in every_part(store.root)] == [key(0)]
+    assert stored_parts(store) == {0}
 
 
-def test_files_that_are_not_the_stores_stay_whatever_they_are_called(tmp_path: Path) -> None:
+def test_foreign_files_stay(tmp_path: Path) -> None:
     store = Store(tmp_path)
     publish(store, 0)
-    strange = [
-        tmp_path / "film.mkv.part",
-        tmp_path / "films" / "film.mkv.part",
-        tmp_path / "pool" / SPACE / ".DS_Store",
-    ]
-    strange += [tmp_path / "names" / "._x.json", tmp_path / "artifacts" / ".snapshot" / "x"]
-    for path in strange:
+    names = ("film.mkv.part", "films/film.mkv.part", "names/._x.json", "artifacts/.snapshot/x")
+    foreign = [tmp_path / "pool" / SPACE / ".DS_Store", *(tmp_path / name for name in names)]
+    for path in foreign:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
     (tmp_path / "digests.json.1.part").write_bytes(b"half")
@@ -154,11 +153,11 @@ def test_files_that_are_not_the_stores_stay_whatever_they_are_called(tmp_path: P
     (tmp_path / "pool" / SPACE / key(0)[:2] / ".DS_Store").write_bytes(b"")
     age(tmp_path)
     sweep(store, unnamed=True)
-    assert all(path.exists() for path in strange) and not list(store)
+    assert all(path.exists() for path in foreign) and not list(store)
     assert not (tmp_path / "digests.json.1.part").exists()
 
 
-def test_nothing_goes_before_a_run_has_a_name(tmp_path: Path) -> None:
+def test_a_sweep_without_named_runs_requires_the_unnamed_option(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, 0)
     assert [item.name for item in survey(store).goes] == [id]
@@ -169,7 +168,7 @@ def test_nothing_goes_before_a_run_has_a_name(tmp_path: Path) -> None:
     assert not store.exists(id)
 
 
-def test_what_an_unnamed_run_has_used_lately_stays(tmp_path: Path) -> None:
+def test_artifacts_of_a_recent_unnamed_run_stay(tmp_path: Path) -> None:
     store = Store(tmp_path)
     ids = [publish(store, 0), publish(store, 1)]
     pin(store, "", ids[1])
@@ -178,7 +177,7 @@ def test_what_an_unnamed_run_has_used_lately_stays(tmp_path: Path) -> None:
     assert not sweep(store, unnamed=True).kept
 
 
-def test_nothing_goes_while_a_run_is_at_work(tmp_path: Path) -> None:
+def test_a_sweep_is_refused_while_a_run_uses_the_store(tmp_path: Path) -> None:
     store = Store(tmp_path)
     publish(store, 0)
     with store.in_use(), pytest.raises(StoreError, match="in use"):
@@ -186,7 +185,7 @@ def test_nothing_goes_while_a_run_is_at_work(tmp_path: Path) -> None:
     assert list(store)
 
 
-def test_old_remains_go_and_young_ones_and_those_of_named_runs_stay(tmp_path: Path) -> None:
+def test_old_partial_data_is_removed_unless_a_named_run_uses_it(tmp_path: Path) -> None:
     store = Store(tmp_path)
     kept = publish(store, 0)
     for folder in ("partial/make-v1-old", "partial/make-v1-named", "aside/make-v1-old"):
@@ -196,7 +195,7 @@ def test_old_remains_go_and_young_ones_and_those_of_named_runs_stay(tmp_path: Pa
     write_rows(tmp_path / "partial/make-v1-named/parts/00000.parquet", PARTS, [row])
     for number in (7, 8):
         add_part(tmp_path, number)
-    lone = part_paths(tmp_path, SPACE, key(9), "p")[0]  # a killed process's: no note yet
+    lone = part_paths(tmp_path, SPACE, key(9), "p")[0]  # of a killed process: no note yet
     lone.parent.mkdir(parents=True)
     lone.write_bytes(b"array")
     with store.lock("make-v1-old/plan"):
@@ -207,23 +206,23 @@ def test_old_remains_go_and_young_ones_and_those_of_named_runs_stay(tmp_path: Pa
     sweep(store)
     assert sorted(path.name for path in (tmp_path / "partial").iterdir()) == ["make-v1-named", "make-v1-young"]
     assert not list((tmp_path / "aside").iterdir()) and store.exists(kept)
-    assert {found for _, found, _ in every_part(tmp_path)} == {key(7)}
+    assert stored_parts(store) == {7}
     assert not list(tmp_path.rglob("*.part"))
     assert not (tmp_path / "locks/make-v1-old").exists() and (tmp_path / "locks/in_use.lock").exists()
 
 
-def test_a_damaged_name_or_record_on_the_way_stops_everything(tmp_path: Path) -> None:
+def test_a_damaged_name_or_record_stops_the_sweep(tmp_path: Path) -> None:
     store = Store(tmp_path)
     lower = publish(store, 0)
     upper = publish(store, 1, [lower])
     pin(store, "x", upper)
     record = store.path(upper) / "record.json"
-    whole = record.read_text()
-    record.write_text(whole.replace("thing", "thinG"))
+    intact = record.read_text()
+    record.write_text(intact.replace("thing", "thinG"))
     with pytest.raises(CorruptArtifactError, match="--drop"):
         sweep(store)
     assert usage(store).problem.count("--drop") == 1
-    record.write_text(whole)
+    record.write_text(intact)
     name = tmp_path / "names" / "x.json"
     name.write_text("{")
     with pytest.raises(CorruptArtifactError, match="sevila runs rm x"):
@@ -233,7 +232,7 @@ def test_a_damaged_name_or_record_on_the_way_stops_everything(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("lost", ["upper", "lower"])
-def test_nothing_goes_while_something_kept_has_lost_its_record(lost: str, tmp_path: Path) -> None:
+def test_a_kept_artifact_without_a_record_stops_the_sweep(lost: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     lower = publish(store, 0, parts=[0])
     upper = publish(store, 1, [lower], parts=[1])
@@ -251,24 +250,24 @@ def test_nothing_goes_while_something_kept_has_lost_its_record(lost: str, tmp_pa
 
 
 @pytest.mark.parametrize("damage", ["gone", "flipped"])
-def test_nothing_goes_while_something_kept_has_a_damaged_table_of_parts(damage: str, tmp_path: Path) -> None:
+def test_a_kept_artifact_with_a_damaged_parts_table_stops_the_sweep(damage: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, 0, parts=[0])
     add_part(tmp_path, 0)
     pin(store, "x", id)
     table = store.path(id) / "parts" / "00000.parquet"
-    whole = table.read_bytes()
+    intact = table.read_bytes()
     if damage == "gone":
         table.unlink()
     else:
-        table.write_bytes(whole.replace(key(0).encode(), key(9).encode()))  # still a readable table
-        assert table.read_bytes() != whole
+        table.write_bytes(intact.replace(key(0).encode(), key(9).encode()))  # still a readable table
+        assert table.read_bytes() != intact
     with pytest.raises(CorruptArtifactError, match=r"--drop.*nothing can be removed"):
         sweep(store, older_than_days=0)
     assert len(list(every_part(tmp_path))) == 1
 
 
-def test_what_a_kept_artifact_that_was_set_aside_was_made_from_stays(tmp_path: Path) -> None:
+def test_inputs_of_a_kept_artifact_that_is_set_aside_stay(tmp_path: Path) -> None:
     store = Store(tmp_path)
     lower = publish(store, 0, parts=[0])
     upper = publish(store, 1, [lower], parts=[1])
@@ -282,22 +281,22 @@ def test_what_a_kept_artifact_that_was_set_aside_was_made_from_stays(tmp_path: P
     assert len(list(every_part(tmp_path))) == 2
 
 
-def test_a_kill_at_any_moment_leaves_a_store_that_the_next_sweep_finishes(tmp_path: Path) -> None:
-    made = Store(tmp_path / "made")
-    lower = publish(made, 0, parts=[0])
-    upper = publish(made, 1, [lower], parts=[0, 1])
-    goes = publish(made, 2, [upper], parts=[1, 2])
-    above = publish(made, 3, [goes], days=40)  # by another machine's clock, made before what it was made from
-    (made.root / "partial" / "make-v1-old").mkdir()
+def test_a_sweep_killed_at_any_removal_is_completed_by_the_next(tmp_path: Path) -> None:
+    original = Store(tmp_path / "original")
+    lower = publish(original, 0, parts=[0])
+    upper = publish(original, 1, [lower], parts=[0, 1])
+    removed = publish(original, 2, [upper], parts=[1, 2])
+    above = publish(original, 3, [removed], days=40)  # older than its input, as with another machine's clock
+    (original.root / "partial" / "make-v1-old").mkdir()
     for number in range(4):
-        add_part(made.root, number)
-    age(made.root)
-    pin(made, "x", upper)
-    for moment in range(1000):
-        store = Store(Path(shutil.copytree(made.root, tmp_path / "store")))
+        add_part(original.root, number)
+    age(original.root)
+    pin(original, "x", upper)
+    for n_removals in range(1000):
+        store = Store(Path(shutil.copytree(original.root, tmp_path / "store")))
         child = os.fork()
         if child == 0:
-            left = moment
+            left = n_removals
 
             def die(event: str, arguments: object) -> None:
                 nonlocal left
@@ -310,29 +309,29 @@ def test_a_kill_at_any_moment_leaves_a_store_that_the_next_sweep_finishes(tmp_pa
             sweep(store)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert {store.record(id).id for id in store} - {goes, above} == {lower, upper}
-        assert goes in store or above not in store
-        assert {int(found) for _, found, _ in every_part(store.root)} >= {0, 1}
+        assert {store.record(id).id for id in store} - {removed, above} == {lower, upper}
+        assert removed in store or above not in store
+        assert stored_parts(store) >= {0, 1}
         sweep(store, older_than_days=0)
         assert set(store) == {lower, upper}
-        assert {int(found) for _, found, _ in every_part(store.root)} == {0, 1}
+        assert stored_parts(store) == {0, 1}
         assert not list((store.root / "partial").iterdir())
         shutil.rmtree(store.root)
         if status == 0:
             break
-    assert moment > 5
+    assert n_removals > 5
 
 
-def test_usage_adds_up_and_says_which_of_the_pool_is_used(tmp_path: Path) -> None:
+def test_usage_sums_all_files_and_counts_referenced_parts(tmp_path: Path) -> None:
     store = Store(tmp_path)
     publish(store, 0, parts=[0, 1])
     publish(store, 1, stage="draw")
     for number in range(3):
         add_part(tmp_path, number)
-    found = usage(store)
-    assert found.total_bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    assert (found.stages["make"].count, found.stages["draw"].count) == (1, 1)
-    assert (found.pool[SPACE].count, found.pool[SPACE].n_referenced, found.pool[SPACE].referenced_bytes) == (3, 2, 16)
-    assert found.freed_bytes == survey(store).size_bytes
-    assert "2 used by artifacts" in usage_text(found)
+    space = usage(store)
+    assert space.total_bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert (space.stages["make"].count, space.stages["draw"].count) == (1, 1)
+    assert (space.pool[SPACE].count, space.pool[SPACE].n_referenced, space.pool[SPACE].referenced_bytes) == (3, 2, 16)
+    assert space.freed_bytes == survey(store).size_bytes
+    assert "2 used by artifacts" in usage_text(space)
     assert "1 artifact make" in survey_text(survey(store))

@@ -1,4 +1,4 @@
-"""What keeps the commands that look at a whole store quick: a record is looked at once, and no library is loaded for nothing."""
+"""Commands on a whole store stay fast: each record is read once, and no unneeded library is imported."""
 
 import os
 import subprocess
@@ -21,19 +21,17 @@ def chain(store: Store) -> list[str]:
     return ids
 
 
-def test_a_listing_reads_each_record_once_however_much_is_made_from_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_listing_reads_each_record_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = chain(Store(tmp_path))
-    looks: Counter[str] = Counter()
+    lstat_counts: Counter[str] = Counter()
     lstat = os.lstat
-    monkeypatch.setattr(os, "lstat", lambda path, **more: (looks.update([str(path)]), lstat(path, **more))[1])
+    monkeypatch.setattr(os, "lstat", lambda path, **more: (lstat_counts.update([str(path)]), lstat(path, **more))[1])
     lines = artifact_lines(Store(tmp_path))
     assert sorted(line.id for line in lines) == sorted(ids)
-    assert max(looks[f"{tmp_path}/artifacts/{id}/record.json"] for id in ids) <= 2  # where it is, and what is opened
+    assert max(lstat_counts[f"{tmp_path}/artifacts/{id}/record.json"] for id in ids) <= 2  # to locate and to open it
 
 
-def test_a_listing_sees_what_has_changed_since_the_last_one(tmp_path: Path) -> None:
+def test_a_listing_shows_changes_since_the_last_one(tmp_path: Path) -> None:
     store = Store(tmp_path)
     first, *others = chain(store)
     assert not [line.stale for line in artifact_lines(store) if line.stale]
@@ -43,28 +41,28 @@ def test_a_listing_sees_what_has_changed_since_the_last_one(tmp_path: Path) -> N
     assert len(artifact_lines(store)) == 4
 
 
-def imported(command: list[str]) -> set[str]:
-    """The modules that a process of its own has when the command is done."""
+def imported_modules(command: list[str]) -> set[str]:
+    """Return the modules that a new process has imported when the command ends."""
     code = "import sys; from cli import main; code = main(sys.argv[1:]); print(*sys.modules, file=sys.stderr); sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True, text=True)
     return set(done.stderr.splitlines()[-1].split())
 
 
-def test_looking_at_a_store_loads_no_library_that_it_does_not_need(tmp_path: Path) -> None:
+def test_listing_and_sweeping_a_store_import_no_heavy_library(tmp_path: Path) -> None:
     chain(Store(tmp_path))
-    heavy = {"h5py", "torch", "transformers", "yaml"}
-    assert not imported(["cache", "ls", "--store", str(tmp_path)]) & {*heavy, "pyarrow"}
-    assert not imported(["cache", "gc", "--store", str(tmp_path)]) & {*heavy, "pydantic"}
+    heavy = {"h5py", "prefect", "rich.console", "torch", "transformers", "yaml"}
+    assert not imported_modules(["cache", "ls", "--store", str(tmp_path)]) & {*heavy, "pyarrow"}
+    assert not imported_modules(["cache", "gc", "--store", str(tmp_path)]) & {*heavy, "pydantic"}
 
 
-def test_a_sweep_removes_the_folders_that_it_empties_and_no_others(tmp_path: Path) -> None:
+def test_a_sweep_removes_empty_pool_folders_only(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for number in range(3):
         add_part(tmp_path, number)
     folders = [next(tmp_path.glob(f"pool/*/*/{key(number)}")) for number in range(3)]
-    (folders[1] / "somebodys.txt").write_text("stays")
+    (folders[1] / "foreign.txt").write_text("stays")
     (folders[2].parent / "emptied by a killed sweep").mkdir()
     sweep(store, unnamed=True)
     assert [folder.exists() for folder in folders] == [False, True, False]
-    assert [path.name for path in folders[1].iterdir()] == ["somebodys.txt"]
+    assert [path.name for path in folders[1].iterdir()] == ["foreign.txt"]
     assert not list(tmp_path.glob("pool/*/*/emptied*"))

@@ -1,4 +1,4 @@
-"""Who waits for what another process holds says so, and goes on when it is free."""
+"""A process that waits for a lock logs this, and continues when the lock is released."""
 
 import logging
 import subprocess
@@ -26,23 +26,23 @@ with getattr(store, sys.argv[2])(*sys.argv[3:]):
 
 
 class Listener(logging.Handler):
-    """Collects messages; the first that says that something is waited for ends what is waited for."""
+    """Collects messages and calls `release` at the first that reports waiting."""
 
-    def __init__(self, free: Callable[[], None]) -> None:
+    def __init__(self, release: Callable[[], None]) -> None:
         super().__init__()
         self.messages: list[str] = []
-        self._free = free
+        self._release = release
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
         if "waiting for" in record.getMessage():
-            self._free()
+            self._release()
 
 
 @contextmanager
-def held_until_logged(root: Path, *what: str) -> Iterator[list[str]]:
-    """Have a process of its own hold a lock until this one logs that it waits, or for a minute; yield what is logged."""
-    command = [sys.executable, "-c", HOLDER, str(root), *what]
+def held_until_logged(root: Path, *call: str) -> Iterator[list[str]]:
+    """Hold a lock in another process until this one logs that it waits, or for a minute; yield the logged messages."""
+    command = [sys.executable, "-c", HOLDER, str(root), *call]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdin is not None and holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -58,12 +58,12 @@ def held_until_logged(root: Path, *what: str) -> Iterator[list[str]]:
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def log_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "LOG_AFTER_SECONDS", 0.0)
     monkeypatch.setattr(locks, "_logged_at", {})
 
 
-def test_who_waits_for_a_lock_of_another_process_names_the_artifact_once(tmp_path: Path) -> None:
+def test_waiting_for_a_lock_of_another_process_logs_the_artifact_once(tmp_path: Path) -> None:
     name = "answer_questions-v4-8dcabc29/build"
     with held_until_logged(tmp_path, "lock", name) as messages, Store(tmp_path).lock(name):
         pass
@@ -71,28 +71,28 @@ def test_who_waits_for_a_lock_of_another_process_names_the_artifact_once(tmp_pat
     assert f"waiting for another process that works on {name}" in line
 
 
-def test_who_waits_for_a_video_that_another_process_makes_says_so(tmp_path: Path) -> None:
-    made: list[str] = []
+def test_waiting_for_a_video_of_another_process_is_logged(tmp_path: Path) -> None:
+    built: list[str] = []
 
     def work(keys: Iterator[str]) -> Iterator[str]:
         for key in keys:
-            made.append(key)
+            built.append(key)
             yield key
 
     with held_until_logged(tmp_path, "lock", f"pool/{SPACE}/{KEY}") as messages:
-        Pool(Store(tmp_path), SPACE).make([KEY, "other"], made.__contains__, work)
-    assert made == ["other", KEY]
+        Pool(Store(tmp_path), SPACE).make([KEY, "other"], built.__contains__, work)
+    assert built == ["other", KEY]
     assert len(messages) == 1 and f"pool/{SPACE}/{KEY}" in messages[0]
 
 
-def test_a_run_that_waits_for_housekeeping_says_so(tmp_path: Path) -> None:
+def test_waiting_for_garbage_collection_is_logged(tmp_path: Path) -> None:
     with held_until_logged(tmp_path, "alone") as messages, Store(tmp_path).in_use():
         pass
     (line,) = messages
     assert str(tmp_path) in line and "waiting for `sevila cache gc --delete`" in line
 
 
-def test_who_does_not_wait_and_whose_wait_is_over_soon_says_nothing(
+def test_nothing_is_logged_without_a_long_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(locks, "LOG_AFTER_SECONDS", 5.0)

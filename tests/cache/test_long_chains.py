@@ -1,4 +1,4 @@
-"""A chain of artifacts longer than Python calls deep, as years of training one from another make it."""
+"""Chains of artifacts longer than Python's recursion limit."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ LENGTH = sys.getrecursionlimit() + 200
 
 @pytest.fixture(scope="module")
 def chains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str, str]:
-    """A store of two such chains that begin with other configs, and the last artifact of each; their files are not synced."""
+    """Return a store of two chains whose first configs differ, and the last artifact of each; files are not synced."""
     store = Store(tmp_path_factory.mktemp("chains"))
     ends = []
     for seed in range(2):
@@ -48,7 +48,7 @@ def write_record(store: Store, record: Record) -> None:
     (store.own(record.id) / RECORD).write_text(text)
 
 
-def test_it_is_listed_verified_and_followed_to_its_begin(chains: tuple[Store, str, str]) -> None:
+def test_a_long_chain_is_listed_verified_and_traced(chains: tuple[Store, str, str]) -> None:
     store, end, _ = chains
     assert len(artifact_lines(store)) == 2 * LENGTH
     assert len(ancestry_text(ancestry(store, end)).splitlines()) == LENGTH
@@ -58,11 +58,11 @@ def test_it_is_listed_verified_and_followed_to_its_begin(chains: tuple[Store, st
     assert len(with_inputs(store, [end], store.exists)) == LENGTH
 
 
-def test_two_are_compared_down_to_the_root_of_their_difference(chains: tuple[Store, str, str]) -> None:
+def test_two_long_chains_are_compared_down_to_their_first_difference(chains: tuple[Store, str, str]) -> None:
     assert differences(*chains) == ["make.seed: 0 -> 1"]
 
 
-def test_other_content_at_its_begin_makes_its_end_stale(chains: tuple[Store, str, str]) -> None:
+def test_changed_content_of_the_first_artifact_makes_the_last_stale(chains: tuple[Store, str, str]) -> None:
     store, end, _ = chains
     first = next(record for id in ancestry(store, end) if not (record := store.record(id)).inputs["before"])
     write_record(store, dataclasses.replace(first, rows={"things": 1}).sealed())
@@ -72,7 +72,7 @@ def test_other_content_at_its_begin_makes_its_end_stale(chains: tuple[Store, str
         write_record(store, first)
 
 
-def test_it_is_measured_and_removed(chains: tuple[Store, str, str]) -> None:
+def test_a_long_chain_is_measured_and_removed(chains: tuple[Store, str, str]) -> None:
     store, end, other = chains
     assert usage(store)
     assert [item.depth for item in survey(store, [end]).goes if item.name == other] == [LENGTH]
@@ -80,11 +80,11 @@ def test_it_is_measured_and_removed(chains: tuple[Store, str, str]) -> None:
     assert len(list(store)) == LENGTH
 
 
-def test_records_that_claim_to_come_from_each_other_end_no_walk_and_are_not_pushed(tmp_path: Path) -> None:
+def test_records_with_cyclic_inputs_are_listed_and_not_pushed(tmp_path: Path) -> None:
     store, ids = Store(tmp_path / "store"), ["make-v1-" + letter * 20 for letter in "ab"]
-    for one, other in (ids, ids[::-1]):
-        store.own(one).mkdir(parents=True)
-        write_record(store, Record(one, "make", 1, "thing", {}, {"other": other, "self": one}).sealed())
+    for id, other in (ids, ids[::-1]):
+        store.own(id).mkdir(parents=True)
+        write_record(store, Record(id, "make", 1, "thing", {}, {"other": other, "self": id}).sealed())
     assert sorted(line.id for line in artifact_lines(store)) == ids
     assert len(survey(store).goes) == 2
     with pytest.raises(CorruptArtifactError, match="its stage, config and inputs have the id make-v1-"):

@@ -6,7 +6,7 @@ from cache.names import named_run, pinning
 from cache.store import Store
 
 
-def test_of_two_recipes_that_begin_under_one_new_name_at_once_one_gets_it(tmp_path: Path) -> None:
+def test_one_of_three_concurrent_runs_gets_a_new_name(tmp_path: Path) -> None:
     for attempt in range(5):
         start = tmp_path / f"go{attempt}"
         children = []
@@ -22,6 +22,6 @@ def test_of_two_recipes_that_begin_under_one_new_name_at_once_one_gets_it(tmp_pa
                     os._exit(9)
             children.append(child)
         start.touch()
-        ended = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
-        assert ended[1:] == [9, 9]
-        assert named_run(Store(tmp_path), f"x{attempt}").settings == {"make": {"number": ended[0]}}
+        statuses = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+        assert statuses[1:] == [9, 9]
+        assert named_run(Store(tmp_path), f"x{attempt}").settings == {"make": {"number": statuses[0]}}

@@ -13,13 +13,13 @@ from cache.record import Record
 
 
 @pytest.mark.parametrize("value", ["NaN", r'"\ud800"', "[" * 900 + "]" * 900, "[" * 10**5 + "]" * 10**5])
-def test_a_note_of_what_nobody_writes_is_damaged_like_any_other(value: str, tmp_path: Path) -> None:
+def test_a_note_with_an_invalid_value_is_corrupt(value: str, tmp_path: Path) -> None:
     (tmp_path / "note.json").write_text(f'{{"a": {value}, "checksum": "0"}}')
     with pytest.raises(CorruptArtifactError, match=r"note\.json"):
         read_note(tmp_path / "note.json")
 
 
-def test_a_pipe_a_folder_or_a_link_in_place_of_a_file_is_damaged_and_nobody_waits_for_it(tmp_path: Path) -> None:
+def test_a_pipe_folder_or_link_in_place_of_a_file_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
@@ -38,9 +38,7 @@ def test_a_pipe_a_folder_or_a_link_in_place_of_a_file_is_damaged_and_nobody_wait
 @pytest.mark.parametrize(
     "value", [1e-05, 3e-05, 1e16, 5e-324, 2**64, -(2**63) - 1, 2**200, "\x7f\x1b\u2028\n", 0.1, -0.0]
 )
-def test_a_note_is_read_as_it_was_written_whichever_library_writes_its_values_in_another_way(
-    value: object, tmp_path: Path
-) -> None:
+def test_a_note_round_trips_values_that_json_libraries_write_differently(value: object, tmp_path: Path) -> None:
     write_note(tmp_path / "note.json", {"a": value, "é": [value], "aa": {"z": value, "Z": None}})
     content = read_note(tmp_path / "note.json")
     assert content == {"a": value, "é": [value], "aa": {"z": value, "Z": None}}
@@ -50,12 +48,12 @@ def test_a_note_is_read_as_it_was_written_whichever_library_writes_its_values_in
 @pytest.mark.parametrize(
     "text", [b"", b"[]", b"null", b"{}", b'{"checksum": 1}', b'{"a": NaN, "checksum": "0"}', b"\xff"]
 )
-def test_the_quick_library_gives_no_verdict_on_what_is_no_note(text: bytes) -> None:
+def test_the_fast_check_returns_none_for_invalid_notes(text: bytes) -> None:
     assert intact_note(text) is None
 
 
 @pytest.mark.parametrize("count", [2**63, 2**64, 10**30])
-def test_a_record_that_counts_absurdly_is_one_clear_error(count: int, tmp_path: Path) -> None:
+def test_a_record_with_an_impossible_row_count_is_refused(count: int, tmp_path: Path) -> None:
     record = Record("a-v1-0", "a", 1, "a", {}, {}, rows={"a": 1}).sealed()
     write_note(tmp_path / "record.json", record.as_note() | {"rows": {"a": count}})
     with pytest.raises(CorruptArtifactError, match="counts"):

@@ -1,4 +1,4 @@
-"""A small Parquet file that claims a lot is refused before the memory is taken."""
+"""Small Parquet files that decode to very large tables are refused before the memory is allocated."""
 
 import resource
 import subprocess
@@ -16,7 +16,7 @@ from cache.tables import Schema, read_columns, read_head, read_rows, write_colum
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = Schema(1, name="string", names="list<string>", numbers="list<int64>", number="int64")
-GROWS_BY_BYTES = 64 << 20
+MAX_GROWTH_BYTES = 64 << 20
 
 
 def row(**values: object) -> dict[str, list[object]]:
@@ -29,11 +29,11 @@ def one_text_in_every_row(path: Path) -> None:
     write(path, {name: values * 8_000 for name, values in row(name="x" * 17_000).items()})
 
 
-def one_text_in_every_place_of_a_list(path: Path) -> None:
+def one_text_in_every_list_item(path: Path) -> None:
     write(path, row(names=["x" * 100_000] * 4_000))
 
 
-def one_number_without_end(path: Path) -> None:
+def one_repeated_number(path: Path) -> None:
     write(path, row(numbers=pa.array([7] * 3_000_000)))
 
 
@@ -41,16 +41,16 @@ def one_long_text(path: Path) -> None:
     write(path, row(name="x" * 100_000_000))
 
 
-def as_many_rows_as_the_record_says(path: Path) -> None:
+def very_many_rows(path: Path) -> None:
     write(path, {name: values * 2_000_000 for name, values in row().items()})
 
 
 BOMBS = [
     one_text_in_every_row,
-    one_text_in_every_place_of_a_list,
-    one_number_without_end,
+    one_text_in_every_list_item,
+    one_repeated_number,
     one_long_text,
-    as_many_rows_as_the_record_says,
+    very_many_rows,
 ]
 
 
@@ -60,7 +60,7 @@ def write(path: Path, columns: dict[str, list[object]]) -> None:
 
 
 def refuse(path: Path) -> None:
-    """Read a file in every way there is; each is to be refused with little memory."""
+    """Check that every way to read a file refuses it with little memory."""
     write_rows(path.with_name("small.parquet"), SCHEMA, [{"name": "a", "names": [], "numbers": [], "number": 1}])
     read_rows([path.with_name("small.parquet")], SCHEMA)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -68,18 +68,16 @@ def refuse(path: Path) -> None:
         lambda: read_rows([path], SCHEMA),
         lambda: read_columns([path], SCHEMA, list(SCHEMA.columns)),
     ]
-    if "every_row" not in path.name and "as_many" not in path.name:  # of these the first rows are harmless
+    if "every_row" not in path.name and "many_rows" not in path.name:  # their first rows are small
         reads.append(lambda: read_head([path], 3))
     for read in reads:
         with pytest.raises(CorruptArtifactError, match="bytes that claim"):
             read()
-    assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < GROWS_BY_BYTES
+    assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < MAX_GROWTH_BYTES
 
 
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
-def test_a_small_file_that_claims_a_lot_is_refused_with_little_memory(
-    bomb: Callable[[Path], None], tmp_path: Path
-) -> None:
+def test_a_parquet_bomb_is_refused_with_little_memory(bomb: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / f"{bomb.__name__}.parquet"
     bomb(path)
     code = "import sys; from pathlib import Path; from tests.cache.test_parquet_bombs import refuse; refuse(Path(sys.argv[1]))"
@@ -87,7 +85,7 @@ def test_a_small_file_that_claims_a_lot_is_refused_with_little_memory(
     assert done.returncode == 0, done.stderr
 
 
-def test_tables_with_few_distinct_texts_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_a_table_with_few_distinct_texts_round_trips(tmp_path: Path) -> None:
     rows = [
         {"name": name, "names": names, "numbers": [number] * 3, "number": number}
         for number in range(2_000)
@@ -97,22 +95,24 @@ def test_tables_with_few_distinct_texts_are_read_as_they_were_written(tmp_path: 
     write_rows(path, SCHEMA, rows)
     assert read_rows([path, path], SCHEMA) == rows + rows
     assert read_head([path], 4) == rows[:4]
-    found = read_columns([path], SCHEMA, ["number", "numbers"])
-    assert list(found) == ["number", "numbers"] and found["number"].tolist() == [row["number"] for row in rows]
+    columns = read_columns([path], SCHEMA, ["number", "numbers"])
+    assert list(columns) == ["number", "numbers"] and columns["number"].tolist() == [row["number"] for row in rows]
 
 
-def alike(**values: object) -> list[dict[str, object]]:
+def equal_rows(**values: object) -> list[dict[str, object]]:
     return [{"name": "a", "names": ["b"], "numbers": [1], "number": 1} | values] * 300_000
 
 
 @pytest.mark.parametrize(
     "rows",
-    [alike(numbers=[7] * 9), alike(name="x" * 13_000)[:2_000], alike(names=[None, "x" * 13_000] * 3)[:800]],
+    [
+        equal_rows(numbers=[7] * 9),
+        equal_rows(name="x" * 13_000)[:2_000],
+        equal_rows(names=[None, "x" * 13_000] * 3)[:800],
+    ],
     ids=["numbers", "long texts", "lists of texts"],
 )
-def test_whatever_is_written_can_be_read_however_well_it_compresses(
-    rows: list[dict[str, object]], tmp_path: Path
-) -> None:
+def test_a_highly_compressible_table_round_trips(rows: list[dict[str, object]], tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     write_rows(path, SCHEMA, rows)
     assert read_rows([path], SCHEMA) == rows
@@ -121,7 +121,7 @@ def test_whatever_is_written_can_be_read_however_well_it_compresses(
 
 
 @pytest.mark.parametrize("n_videos", [60, 500_000])
-def test_a_table_of_half_a_million_frames_of_videos_with_long_names_is_read(n_videos: int, tmp_path: Path) -> None:
+def test_a_table_of_half_a_million_frames_with_long_video_names_is_read(n_videos: int, tmp_path: Path) -> None:
     schema = Schema(1, video_id="string", clip_id="string", frame_index="int64", seconds="float64", row="int32")
     numbers = np.arange(500_000)
     ids = np.array([f"{number:0250d}" for number in range(n_videos)], object)[numbers * n_videos // len(numbers)]
@@ -133,10 +133,10 @@ def test_a_table_of_half_a_million_frames_of_videos_with_long_names_is_read(n_vi
         "row": numbers % 32,
     }
     path = tmp_path / "frames.parquet"
-    # As every version has written it.
+    # As all released versions wrote it.
     table = pa.Table.from_arrays([pa.array(column) for column in columns.values()], names=list(columns))
     pq.write_table(table.cast(schema.arrow()), path, compression="zstd")
-    found = read_columns([path, path], schema, list(columns), 1_000_000)
-    assert (found["video_id"] == np.concatenate([ids, ids])).all() and found["row"][-1] == 499_999 % 32
+    read = read_columns([path, path], schema, list(columns), 1_000_000)
+    assert (read["video_id"] == np.concatenate([ids, ids])).all() and read["row"][-1] == 499_999 % 32
     write_columns(path, schema, columns)
     assert (read_columns([path], schema, ["video_id"])["video_id"] == ids).all()

@@ -1,4 +1,4 @@
-"""The pool, without any stage: videos of random numbers under keys of hexadecimal digits."""
+"""The pool without any stage: arrays of numbers under hexadecimal keys."""
 
 import logging
 import os
@@ -34,8 +34,8 @@ def add(pool: Pool, key: str, indices: Sequence[int]) -> None:
     pool.write(key, indices, (2,), "float32", iter([frames(indices)]), {"fps": 25.0})()
 
 
-def reader(store: Store, wanted: Sequence[int]) -> PoolReader:
-    return reader_of(store, part_rows("v", wanted, Pool(store, SPACE).parts(KEY)))
+def reader(store: Store, indices: Sequence[int]) -> PoolReader:
+    return reader_of(store, part_rows("v", indices, Pool(store, SPACE).parts(KEY)))
 
 
 def reader_of(store: Store, rows: list[dict[str, Any]]) -> PoolReader:
@@ -49,15 +49,15 @@ def missing_of(pool: Pool, frame_indices: list[int]) -> list[int]:
     return [index for index in frame_indices if index not in held]
 
 
-@pytest.mark.parametrize("what", [SPACE.encode(), KEY.encode(), np.array([3, 11, 500], "int64").tobytes()])
-def test_a_flipped_bit_in_whose_frames_a_part_holds_is_an_error(tmp_path: Path, what: bytes) -> None:
+@pytest.mark.parametrize("owner_bytes", [SPACE.encode(), KEY.encode(), np.array([3, 11, 500], "int64").tobytes()])
+def test_a_flipped_bit_in_the_owner_of_a_part_raises_an_error(tmp_path: Path, owner_bytes: bytes) -> None:
     store = Store(tmp_path)
     add(Pool(store, SPACE), KEY, [3, 11, 500])
     read = reader(store, [3, 11, 500])
     (path,) = (store.root / "pool").rglob("*.h5")
     content = path.read_bytes()
-    assert content.count(what) == 1
-    place = content.index(what) + 1
+    assert content.count(owner_bytes) == 1
+    place = content.index(owner_bytes) + 1
     path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     with pytest.raises(CorruptArtifactError, match=path.name):
         read.read("v", [0])
@@ -65,7 +65,7 @@ def test_a_flipped_bit_in_whose_frames_a_part_holds_is_an_error(tmp_path: Path, 
 
 @settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 40), min_size=1, unique=True).map(sorted), min_size=1, max_size=4), st.data())
-def test_frames_come_back_whatever_parts_hold_them(
+def test_frames_are_read_from_any_combination_of_parts(
     tmp_path_factory: pytest.TempPathFactory, requests: list[list[int]], data: st.DataObject
 ) -> None:
     store = Store(tmp_path_factory.mktemp("store"))
@@ -82,7 +82,7 @@ def test_frames_come_back_whatever_parts_hold_them(
     assert sorted(held) == sorted(set().union(*requests))  # no frame twice
 
 
-def test_a_part_without_a_note_or_of_another_size_does_not_exist(
+def test_a_part_without_a_note_or_with_another_size_is_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = Pool(Store(tmp_path), SPACE)
@@ -99,7 +99,7 @@ def test_a_part_without_a_note_or_of_another_size_does_not_exist(
     assert [part.facts for part in pool.parts(KEY)] == [{"fps": 25.0}]
 
 
-def test_a_part_that_is_gone_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_part_raises_an_error_with_the_repair_command(tmp_path: Path) -> None:
     store = Store(tmp_path)
     add(Pool(store, SPACE), KEY, [1, 2])
     read = reader(store, [1, 2])
@@ -109,13 +109,13 @@ def test_a_part_that_is_gone_is_an_error_that_says_what_to_do(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("part_rows", [[0], [-1, 0]])
-def test_a_table_of_rows_that_no_stage_wrote_is_refused(tmp_path: Path, part_rows: list[int]) -> None:
+def test_an_invalid_parts_table_is_refused(tmp_path: Path, part_rows: list[int]) -> None:
     row = {"video_id": "v", "key": KEY, "part": "p", "frame_indices": [1, 2], "rows": [0, 1], "part_rows": part_rows}
     with pytest.raises(CorruptArtifactError, match="not written by a stage"):
         reader_of(Store(tmp_path), [row])
 
 
-def test_parts_of_a_store_below_are_used_and_only_the_rest_is_made(tmp_path: Path) -> None:
+def test_parts_of_a_lower_store_are_used_and_only_missing_frames_are_added(tmp_path: Path) -> None:
     (tmp_path / "below" / "artifacts").mkdir(parents=True)
     add(Pool(Store(tmp_path / "below"), SPACE), KEY, [1, 5])
     store = Store(tmp_path / "own", [tmp_path / "below"])
@@ -141,7 +141,7 @@ def test_a_reader_of_many_videos_keeps_few_files_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) - before <= 128
 
 
-MAKER = """
+BUILDER = """
     import sys, time
     from pathlib import Path
     import numpy as np
@@ -164,38 +164,38 @@ MAKER = """
 
 
 def start(root: Path, log: Path, seconds: float) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(MAKER), str(root), str(log), str(seconds)])
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(BUILDER), str(root), str(log), str(seconds)])
 
 
-def begun(log: Path) -> list[str]:
+def started_keys(log: Path) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
 
 
-def test_processes_share_the_keys_and_make_none_twice(tmp_path: Path) -> None:
+def test_processes_share_the_keys_and_build_none_twice(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    makers = [start(tmp_path / "store", log, 0.02) for _ in range(4)]
-    assert [maker.wait(60) for maker in makers] == [0, 0, 0, 0]
-    assert sorted(begun(log)) == [f"{number:020x}" for number in range(12)]
+    builders = [start(tmp_path / "store", log, 0.02) for _ in range(4)]
+    assert [builder.wait(60) for builder in builders] == [0, 0, 0, 0]
+    assert sorted(started_keys(log)) == [f"{number:020x}" for number in range(12)]
     assert len(list(every_part(tmp_path / "store"))) == 12
 
 
-def test_a_killed_maker_is_followed_by_another_that_waits_for_it(tmp_path: Path) -> None:
+def test_a_waiting_process_takes_over_from_a_killed_one(tmp_path: Path) -> None:
     log = tmp_path / "log"
     first = start(tmp_path / "store", log, 60)
-    while not begun(log):
+    while not started_keys(log):
         time.sleep(0.01)
     second = start(tmp_path / "store", log, 0)
-    while len(begun(log)) < 12:
+    while len(started_keys(log)) < 12:
         time.sleep(0.01)
-    assert second.poll() is None  # all but the first's are made; it waits for that one
+    assert second.poll() is None  # it waits for the key of the first process
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert second.wait(60) == 0
-    assert len(begun(log)) == 13
+    assert len(started_keys(log)) == 13
     assert len(list(every_part(tmp_path / "store"))) == 12
 
 
-def test_an_error_in_the_work_frees_what_was_claimed(tmp_path: Path) -> None:
+def test_an_error_in_the_work_releases_the_claimed_keys(tmp_path: Path) -> None:
     pool = Pool(Store(tmp_path), SPACE)
 
     def failing(keys: Iterator[str]) -> Iterator[str]:
@@ -215,7 +215,7 @@ def test_an_error_in_the_work_frees_what_was_claimed(tmp_path: Path) -> None:
     assert len(pool.parts(KEY)) == 1
 
 
-def test_after_an_error_a_thread_that_still_reads_ahead_claims_nothing(tmp_path: Path) -> None:
+def test_a_read_ahead_thread_claims_no_key_after_an_error(tmp_path: Path) -> None:
     pool, left = Pool(Store(tmp_path), SPACE), []
 
     def work(keys: Iterator[str]) -> Iterator[str]:

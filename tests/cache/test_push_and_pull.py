@@ -1,4 +1,4 @@
-"""Pushing and pulling, artifact by artifact: what has a name is whole, at whatever moment a process dies."""
+"""Push and pull: what a remote or a store names is complete, even after a killed process."""
 
 import json
 import os
@@ -33,43 +33,45 @@ from cache.store import Store
 from cache.tables import write_rows
 from cache.verify import Verification
 
-SPACE = "see-v1-0"
+SPACE = "sample-v1-0"
 LONGEST_START_SECONDS = 60
 
 
-def make(root: Path, n_videos: int = 3, name: str = "first", shade: int = 1) -> Store:
-    """A store with a run: `see`, whose arrays lie in the pool, and `say`, which was made from it."""
+def make(root: Path, n_videos: int = 3, name: str = "first", value: int = 1) -> Store:
+    """Return a store with a run of two artifacts: `sample`, with arrays in the pool, and `answer`, made from it."""
     store = Store(root)
     pool, rows = Pool(store, SPACE), []
     for number in range(n_videos):
         key = f"{number:020d}"
         if not pool.parts(key):
-            pool.write(key, [0, 4], (8,), "uint8", [np.full((2, 8), shade * (number + 1))], {})()
+            pool.write(key, [0, 4], (8,), "uint8", [np.full((2, 8), value * (number + 1))], {})()
         place = {"video_id": f"{number}", "key": key, "part": fingerprint([0, 4])}
         rows.append(place | {"frame_indices": [0, 4], "rows": [0, 1], "part_rows": [0, 1]})
-    see = artifact_id("see", 1, {"videos": n_videos}, {"videos": "videos-abc"})
-    if not store.exists(see):
-        write_rows(store.partial(see) / "parts" / "00000.parquet", PARTS, rows)
-        publish(store, Record(see, "see", 1, "seen", {"videos": n_videos}, {"videos": "videos-abc"}, pool=SPACE))
-    say = artifact_id("say", 1, {"name": name}, {"seen": see})
-    if not store.exists(say):
-        write_atomically(at(store.partial(say) / "words" / "text.txt"), f"{name} {shade}".encode() * 1000)
-        publish(store, Record(say, "say", 1, "said", {"name": name}, {"seen": see}))
+    config: dict[str, object] = {"videos": n_videos}
+    inputs: dict[str, str | None] = {"videos": "videos-abc"}
+    frames = artifact_id("sample", 1, config, inputs)
+    if not store.exists(frames):
+        write_rows(store.partial(frames) / "parts" / "00000.parquet", PARTS, rows)
+        publish(store, Record(frames, "sample", 1, "frames", config, inputs, pool=SPACE))
+    answers = artifact_id("answer", 1, {"name": name}, {"frames": frames})
+    if not store.exists(answers):
+        write_atomically(in_folder(store.partial(answers) / "words" / "text.txt"), f"{name} {value}".encode() * 1000)
+        publish(store, Record(answers, "answer", 1, "answers", {"name": name}, {"frames": frames}))
     store.digests.remember("videos plain x", "videos-abc")
-    with pinning(store, name, "recipe", {"say": {"name": name}}, []) as pins:
-        for id in (see, say):
+    with pinning(store, name, "recipe", {"answer": {"name": name}}, []) as pins:
+        for id in (frames, answers):
             pins.add(id, id.split("-")[0], "")
     return store
 
 
-def at(path: Path) -> Path:
+def in_folder(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def publish(store: Store, record: Record) -> None:
     folder = store.partial(record.id)
-    write_atomically(at(folder / "progress" / "plan.json"), note_text({"artifact": record.id, "shards": [[0]]}))
+    write_atomically(in_folder(folder / "progress" / "plan.json"), note_text({"artifact": record.id, "shards": [[0]]}))
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     files = describe_files(folder, [name for name in names if "progress" not in name])
     contents = {name: store.record(id).content for name, id in record.inputs.items() if id and store.exists(id)}
@@ -92,7 +94,7 @@ def pull(store: Store, place: Path | str, *names: str, leave_out: tuple[str, ...
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """All that a store holds of artifacts, arrays and names."""
+    """Return the bytes of every artifact, array and name file of a store."""
     paths = [path for folder in ("artifacts", "pool", "names") for path in (root / folder).rglob("*") if path.is_file()]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
@@ -110,7 +112,7 @@ def blobs(place: Path) -> list[Path]:
 
 
 class Disk(LocalFileSystem):
-    """A file system whose files are seen while they are written, as those behind ssh are."""
+    """A file system whose unfinished files are visible, as over SFTP."""
 
     protocol = "disk"
 
@@ -121,7 +123,7 @@ class Disk(LocalFileSystem):
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket of a server that speaks S3, in a process of its own."""
+    """A bucket of a local S3 server in its own process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -153,16 +155,14 @@ def wait_for(port: int) -> None:
 
 @pytest.fixture(params=["folder", "s3", "disk"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place of each kind: a folder, an object store, and one whose files are seen while they are written."""
+    """The address of an empty remote: a folder, an object store, or a file system with visible unfinished files."""
     if request.param == "s3":
         return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
     fsspec.register_implementation("disk", Disk, clobber=True)
     return f"{'disk://' if request.param == 'disk' else ''}{tmp_path / 'place'}"
 
 
-def test_what_is_pulled_is_what_was_pushed_byte_for_byte_and_only_what_is_missing_travels(
-    place: str, tmp_path: Path
-) -> None:
+def test_pull_restores_pushed_bytes_and_transfers_only_missing_files(place: str, tmp_path: Path) -> None:
     here, there = make(tmp_path / "here"), Store(tmp_path / "there")
     first = push(here, place, "first")
     assert (first.n_artifacts, len(first.new), first.n_files) == (2, 2, 5)  # two files, three arrays
@@ -177,20 +177,20 @@ def test_what_is_pulled_is_what_was_pushed_byte_for_byte_and_only_what_is_missin
     assert problems(there) == []
 
 
-def test_what_the_pusher_remembers_of_videos_serves_whoever_pulled(tmp_path: Path) -> None:
+def test_pull_brings_the_pushed_source_identities(tmp_path: Path) -> None:
     push(make(tmp_path / "here"), tmp_path / "place", "first")
     pull(Store(tmp_path / "there"), tmp_path / "place", "first")
     assert Store(tmp_path / "there").digests.remembered_below("videos plain x") == "videos-abc"
 
 
-def test_arrays_can_stay_where_they_are_and_come_later(tmp_path: Path) -> None:
+def test_arrays_can_be_left_out_and_transferred_later(tmp_path: Path) -> None:
     here, there, place = make(tmp_path / "here"), Store(tmp_path / "there"), tmp_path / "place"
-    assert push(here, place, "first", leave_out=("see",)).n_files == 2
+    assert push(here, place, "first", leave_out=("sample",)).n_files == 2
     pulled = pull(there, place, "first")
-    assert [id.split("-")[0] for id in pulled.left_out] == ["see"]
+    assert [id.split("-")[0] for id in pulled.left_out] == ["sample"]
     assert list(every_part(there.root)) == [] and problems(there) == []
     assert push(here, place, "first").n_files == 3
-    assert pull(there, place, "first", leave_out=("see",)).n_files == 0
+    assert pull(there, place, "first", leave_out=("sample",)).n_files == 0
     assert list(every_part(there.root)) == [] and problems(there) == []
     assert pull(there, place, "first").n_files == 3
     assert content(there.root) == content(here.root)
@@ -198,28 +198,29 @@ def test_arrays_can_stay_where_they_are_and_come_later(tmp_path: Path) -> None:
     assert len(problems(there)) == 3
 
 
-def test_who_pulled_without_arrays_can_push_and_takes_none_away(tmp_path: Path) -> None:
+def test_a_push_from_a_store_without_arrays_removes_none(tmp_path: Path) -> None:
     here, there, place, other = make(tmp_path / "here"), Store(tmp_path / "there"), tmp_path / "a", tmp_path / "b"
     push(here, place)
-    pull(there, place, leave_out=("see",))
+    pull(there, place, leave_out=("sample",))
     assert push(there, place).n_files == 0
     assert push(there, other).n_files == 2
     push(here, other)
-    for number, way in enumerate((place, other)):
-        pull(last := Store(tmp_path / f"last{number}"), way)
+    for number, remote in enumerate((place, other)):
+        pull(last := Store(tmp_path / f"last{number}"), remote)
         assert content(last.root) == content(here.root)
 
 
-def test_two_push_the_same_at_once(place: str, tmp_path: Path) -> None:
+def test_two_concurrent_pushes_of_one_run_succeed(place: str, tmp_path: Path) -> None:
     here = make(tmp_path / "here")
     other = Store(Path(shutil.copytree(here.root, tmp_path / "other")))
-    pushes = [Push(here, Remote(place), ["first"], (), False), Push(other, Remote(place), ["first"], ("see",), False)]
-    threads = [threading.Thread(target=one.run) for one in pushes]
+    transfers = ((here, ()), (other, ("sample",)))
+    pushes = [Push(store, Remote(place), ["first"], left_out, False) for store, left_out in transfers]
+    threads = [threading.Thread(target=transfer.run) for transfer in pushes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    push(here, place, "first")  # whoever came last may have left arrays out
+    push(here, place, "first")  # the last push may have left the arrays out
     pull(there := Store(tmp_path / "there"), place)
     assert content(there.root) == content(here.root)
 
@@ -250,14 +251,14 @@ for module in [module for module in sys.modules.values() if getattr(module, "syn
 
 
 def run_killed(what: str, root: Path, place: Path, n_syncs: int) -> bool:
-    """Push or pull in a process that dies as it is about to sync for the n-th time; return whether it has died."""
+    """Push or pull in a process that is killed at its n-th sync; return whether it was killed."""
     command = [sys.executable, "-c", KILLED, what, str(root), str(place), str(n_syncs)]
     status = subprocess.run(command, capture_output=True, text=True)
     assert status.returncode in (0, -9), status.stderr
     return status.returncode == -9
 
 
-def test_a_push_that_is_killed_leaves_nothing_half_named_and_goes_on(tmp_path: Path) -> None:
+def test_a_killed_push_leaves_a_valid_remote_and_can_be_resumed(tmp_path: Path) -> None:
     here, place, n_killed = make(tmp_path / "here"), tmp_path / "place", 0
     for n_syncs in (1, 5, 13, 17):
         n_killed += run_killed("push", here.root, place, n_syncs)
@@ -272,7 +273,7 @@ def test_a_push_that_is_killed_leaves_nothing_half_named_and_goes_on(tmp_path: P
     assert content(there.root) == content(here.root)
 
 
-def test_a_pull_that_is_killed_leaves_a_store_and_goes_on(tmp_path: Path) -> None:
+def test_a_killed_pull_leaves_a_valid_store_and_can_be_resumed(tmp_path: Path) -> None:
     here, place, there, n_killed = make(tmp_path / "here"), tmp_path / "place", Store(tmp_path / "there"), 0
     push(here, place)
     for n_syncs in (3, 11, 20, 8):
@@ -284,19 +285,19 @@ def test_a_pull_that_is_killed_leaves_a_store_and_goes_on(tmp_path: Path) -> Non
     assert not any((there.root / "partial").iterdir())
 
 
-def test_a_byte_that_changed_at_the_remote_is_named_and_never_published(place: str, tmp_path: Path) -> None:
+def test_a_changed_remote_file_is_named_and_not_published(place: str, tmp_path: Path) -> None:
     here, remote = make(tmp_path / "here"), Remote(place)
     push(here, place)
     for n_before, name in enumerate(sorted(remote.sizes("blobs"))[::4]):
-        good = remote.read(name)
-        remote.write(name, good[:-1] + bytes([good[-1] ^ 1]))
+        intact = remote.read(name)
+        remote.write(name, intact[:-1] + bytes([intact[-1] ^ 1]))
         there = Store(tmp_path / f"there{n_before}")
         with pytest.raises(
             CorruptArtifactError, match=f"{name}: its bytes do not match the SHA-256 in its name; delete it"
         ):
             pull(there, place)
         assert problems(there) == []
-        remote.write(name, good[:-1])
+        remote.write(name, intact[:-1])
         with pytest.raises(
             CorruptArtifactError, match=r"expected .* `sevila cache push` from a store that has it restores"
         ):
@@ -306,7 +307,7 @@ def test_a_byte_that_changed_at_the_remote_is_named_and_never_published(place: s
         assert content(there.root) == content(here.root)
 
 
-def test_a_damaged_manifest_is_named_and_written_anew_by_the_next_push(tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_named_and_rewritten_by_the_next_push(tmp_path: Path) -> None:
     here, there, place = make(tmp_path / "here"), Store(tmp_path / "there"), tmp_path / "place"
     remote = Remote(str(place))
     push(here, place)
@@ -319,7 +320,7 @@ def test_a_damaged_manifest_is_named_and_written_anew_by_the_next_push(tmp_path:
     assert content(there.root) == content(here.root)
 
 
-def test_damage_here_is_not_pushed(tmp_path: Path) -> None:
+def test_damaged_local_files_are_not_pushed(tmp_path: Path) -> None:
     for number, damaged in enumerate(("artifacts/*/words/text.txt", "pool/*/*/*/*.h5", "pool/*/*/*/*.json")):
         here = make(tmp_path / f"here{number}")
         path = next(iter(here.root.glob(damaged)))
@@ -331,8 +332,8 @@ def test_damage_here_is_not_pushed(tmp_path: Path) -> None:
         assert problems(there) == [] and "first" not in str(content(there.root).keys())
 
 
-def test_other_content_under_the_same_id_is_refused_both_ways(tmp_path: Path) -> None:
-    here, other, place = make(tmp_path / "here"), make(tmp_path / "other", shade=2), tmp_path / "place"
+def test_other_content_under_the_same_id_is_refused_by_push_and_pull(tmp_path: Path) -> None:
+    here, other, place = make(tmp_path / "here"), make(tmp_path / "other", value=2), tmp_path / "place"
     push(here, place)
     before = content(other.root), {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     for move in (push, pull):
@@ -341,7 +342,7 @@ def test_other_content_under_the_same_id_is_refused_both_ways(tmp_path: Path) ->
     assert (content(other.root), {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}) == before
 
 
-def test_a_name_that_stands_for_another_run_is_refused_unless_replaced(tmp_path: Path) -> None:
+def test_a_name_of_another_run_is_refused_without_replace(tmp_path: Path) -> None:
     here, other, place = make(tmp_path / "here"), make(tmp_path / "other", 2), tmp_path / "place"
     push(here, place)
     for move in (push, pull):
@@ -352,7 +353,7 @@ def test_a_name_that_stands_for_another_run_is_refused_unless_replaced(tmp_path:
     assert named_run(here, "first") == named_run(other, "first")
 
 
-def test_a_run_that_went_further_takes_its_name_along(tmp_path: Path) -> None:
+def test_a_continued_run_updates_its_name(tmp_path: Path) -> None:
     here, there, place = make(tmp_path / "here"), Store(tmp_path / "there"), tmp_path / "place"
     push(here, place)
     pull(there, place)
@@ -360,14 +361,14 @@ def test_a_run_that_went_further_takes_its_name_along(tmp_path: Path) -> None:
     with pinning(here, "first", run.recipe, run.settings, []) as pins:
         for pin in run.artifacts:
             pins.add(*pin)
-        pins.add(next(id for id in make(here.root, name="second") if id not in str(run.artifacts)), "say", "")
+        pins.add(next(id for id in make(here.root, name="second") if id not in str(run.artifacts)), "answer", "")
     for move, store in ((push, here), (pull, there)):
         move(store, place, "first")
     assert len(named_run(there, "first").artifacts) == 3
     push(there, place, "first")
 
 
-def test_a_place_that_is_missing_or_other_things_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_an_invalid_remote_raises_a_clear_error(tmp_path: Path) -> None:
     here = make(tmp_path / "here")
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "photo.jpg").write_bytes(b"x")
@@ -389,7 +390,7 @@ def test_a_place_that_is_missing_or_other_things_is_said_in_a_sentence(tmp_path:
         pull(here, tmp_path / "place", "frist")
 
 
-def test_a_bucket_that_is_missing_or_forbidden_is_said_in_a_sentence(s3: str, tmp_path: Path) -> None:
+def test_a_missing_or_forbidden_bucket_raises_a_clear_error(s3: str, tmp_path: Path) -> None:
     here = make(tmp_path / "here")
     push(here, f"{s3}/allowed")
     for move in (push, pull):
@@ -397,7 +398,7 @@ def test_a_bucket_that_is_missing_or_forbidden_is_said_in_a_sentence(s3: str, tm
             move(here, "s3://nobucket/place")
     authority = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
     with_body = {"headers": {"Content-Type": "text/plain"}}
-    # From now on whoever asks has to be known.
+    # From here on the server requires valid credentials.
     urllib.request.urlopen(urllib.request.Request(authority, b"0", **with_body)).close()
     try:
         for move in (push, pull):
@@ -408,7 +409,7 @@ def test_a_bucket_that_is_missing_or_forbidden_is_said_in_a_sentence(s3: str, tm
     assert pull(Store(tmp_path / "there"), f"{s3}/allowed").n_artifacts == 2
 
 
-def test_links_are_neither_followed_nor_written_through(tmp_path: Path) -> None:
+def test_links_are_neither_read_nor_written_through(tmp_path: Path) -> None:
     here, place, away = make(tmp_path / "here"), tmp_path / "place", tmp_path / "away"
     push(here, place)
     blob = max(path for path in (place / "blobs").rglob("*") if path.is_file())
@@ -437,40 +438,40 @@ def test_links_are_neither_followed_nor_written_through(tmp_path: Path) -> None:
     assert not any((tmp_path / "pool").iterdir())
 
 
-def test_what_somebody_made_up_leads_nowhere(tmp_path: Path) -> None:
+def test_a_forged_manifest_is_refused_and_writes_nothing(tmp_path: Path) -> None:
     here, place = make(tmp_path / "here"), tmp_path / "place"
     push(here, place)
-    path = next(path for path in (place / "artifacts").iterdir() if path.name.startswith("see"))
-    whole = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "checksum"}
-    record = json.loads(whole["record"])
-    led_out = {**record, "files": {"../../../led": next(iter(record["files"].values()))}}
+    path = next(path for path in (place / "artifacts").iterdir() if path.name.startswith("sample"))
+    manifest = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "checksum"}
+    record = json.loads(manifest["record"])
+    outside = {**record, "files": {"../../../escaped": next(iter(record["files"].values()))}}
     for changed in (
-        {"progress": {"../../led.json": "{}"}},
-        {"progress": {"record.json": whole["record"]}},
-        {"parts": {"../..": next(iter(whole["parts"].values()))}},
-        {"parts": {"see-v1-0/0/../../led": next(iter(whole["parts"].values()))}},
-        {"parts": dict(zip(reversed(whole["parts"]), whole["parts"].values(), strict=True))},
-        {"record": json.dumps(led_out)},
-        {"record": json.dumps({**record, "id": "see-v1-00000000000000000000"})},
+        {"progress": {"../../escaped.json": "{}"}},
+        {"progress": {"record.json": manifest["record"]}},
+        {"parts": {"../..": next(iter(manifest["parts"].values()))}},
+        {"parts": {"sample-v1-0/0/../../escaped": next(iter(manifest["parts"].values()))}},
+        {"parts": dict(zip(reversed(manifest["parts"]), manifest["parts"].values(), strict=True))},
+        {"record": json.dumps(outside)},
+        {"record": json.dumps({**record, "id": "sample-v1-00000000000000000000"})},
         {"record": [1]},
-        {"sources": {"videos plain x": "../led"}},
+        {"sources": {"videos plain x": "../escaped"}},
         {"sources": [1]},
     ):
-        path.write_bytes(note_text({**whole, **changed}))
+        path.write_bytes(note_text({**manifest, **changed}))
         with pytest.raises(CorruptArtifactError):
             pull(Store(tmp_path / "there"), place)
-    assert not list(tmp_path.rglob("*led*")) and not (tmp_path / "there" / "artifacts").exists()
+    assert not list(tmp_path.rglob("*escaped*")) and not (tmp_path / "there" / "artifacts").exists()
 
 
-def linked(path: Path, away: Path) -> None:
-    """Move something away, and leave a link to it."""
+def replace_by_link(path: Path, away: Path) -> None:
+    """Move a file or folder to `away` and leave a link to it."""
     away.mkdir(exist_ok=True)
     shutil.move(path, away / path.name)
     path.symlink_to(away / path.name)
 
 
 @pytest.mark.parametrize("what", ["artifact", "record", "array", "note", "progress", "space", "inside"])
-def test_a_link_in_the_place_of_something_is_an_error_and_all_else_is_pushed(tmp_path: Path, what: str) -> None:
+def test_a_local_link_is_an_error_and_the_rest_is_pushed(tmp_path: Path, what: str) -> None:
     here, place = make(tmp_path / "here"), tmp_path / "place"
     make(here.root, 2, "second")
     id = next(id for id in here if here.record(id).config == {"videos": 3})
@@ -483,7 +484,7 @@ def test_a_link_in_the_place_of_something_is_an_error_and_all_else_is_pushed(tmp
         "progress": here.path(id) / "progress",
         "space": here.root / "pool" / SPACE,
     }[what]
-    linked(path, tmp_path / "away")
+    replace_by_link(path, tmp_path / "away")
     message = rf"not pushed: {id}: {path}: is a link to .*; all else was pushed, except the names of runs"
     with pytest.raises(StoreError, match=message if what != "space" else "is a link"):
         push(Store(here.root), place)
@@ -492,47 +493,43 @@ def test_a_link_in_the_place_of_something_is_an_error_and_all_else_is_pushed(tmp
     assert [path.stem for path in (place / "names").glob("*")] == ([] if what == "space" else ["second"])
 
 
-def test_an_artifact_whose_record_is_lost_is_not_left_out_in_silence(tmp_path: Path) -> None:
+def test_an_artifact_without_a_record_is_reported_by_push(tmp_path: Path) -> None:
     here, place = make(tmp_path / "here"), tmp_path / "place"
-    id = next(id for id in here if id.startswith("say"))
+    id = next(id for id in here if id.startswith("answer"))
     (here.path(id) / "record.json").unlink()
-    (here.root / "artifacts" / "see-v1-0123456789").mkdir()  # what a removal that was killed leaves is nobody's loss
+    (here.root / "artifacts" / "sample-v1-0123456789").mkdir()  # left by a killed removal: not an error
     with pytest.raises(
         StoreError, match=rf"not pushed.* {id}: .*: its record is gone; `sevila cache verify {id} --drop`"
     ):
         push(Store(here.root), place)
-    assert [path.stem.split("-")[0] for path in (place / "artifacts").iterdir()] == ["see"]
+    assert [path.stem.split("-")[0] for path in (place / "artifacts").iterdir()] == ["sample"]
 
 
 @pytest.mark.parametrize("names", [(), ("first",)])
-def test_an_input_that_is_not_there_is_listed(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_a_missing_input_is_listed_by_push_and_pull(tmp_path: Path, names: tuple[str, ...]) -> None:
     here, place = make(tmp_path / "here"), tmp_path / "place"
-    see = next(id for id in here if id.startswith("see"))
-    shutil.rmtree(here.path(see))
+    frames = next(id for id in here if id.startswith("sample"))
+    shutil.rmtree(here.path(frames))
     if not names:
         (here.root / "names" / "first.json").unlink()
-    assert push(Store(here.root), place, *names).missing == [see]
-    assert pull(Store(tmp_path / "there"), place, *names).missing == [see]
+    assert push(Store(here.root), place, *names).missing == [frames]
+    assert pull(Store(tmp_path / "there"), place, *names).missing == [frames]
 
 
 @pytest.mark.parametrize("what", ["manifest", "blob", "blobs", "name"])
-def test_a_link_at_the_place_is_an_error_and_all_else_is_pulled(tmp_path: Path, what: str) -> None:
+def test_a_remote_link_is_an_error_and_the_rest_is_pulled(tmp_path: Path, what: str) -> None:
     here, place = make(tmp_path / "here"), tmp_path / "place"
     make(here.root, 2, "second")
     push(here, place)
     id = next(id for id in here if here.record(id).config == {"name": "first"})
-    blob = (
-        place
-        / "blobs"
-        / next(path for path in blobs(place) if path.read_bytes().startswith(b"first 1")).relative_to(place / "blobs")
-    )
+    blob = next(path for path in blobs(place) if path.read_bytes().startswith(b"first 1"))
     path = {
         "manifest": place / "artifacts" / f"{id}.json",
         "blob": blob,
         "blobs": blob.parent,
         "name": place / "names" / "first.json",
     }[what]
-    linked(path, tmp_path / "away")
+    replace_by_link(path, tmp_path / "away")
     there = Store(tmp_path / "there")
     with pytest.raises(StoreError, match=rf"not pulled: .*{path}.*: is a link"):
         pull(there, place)
@@ -541,10 +538,10 @@ def test_a_link_at_the_place_is_an_error_and_all_else_is_pulled(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".json"])
-def test_a_link_in_the_place_of_an_array_does_not_count_as_pulled(tmp_path: Path, suffix: str) -> None:
+def test_a_link_in_place_of_an_array_is_not_counted_as_pulled(tmp_path: Path, suffix: str) -> None:
     here, place, there = make(tmp_path / "here"), tmp_path / "place", tmp_path / "there"
     push(here, place)
-    pull(Store(there), place, leave_out=("say",))
-    linked(max((there / "pool").rglob(f"*{suffix}")), tmp_path / "away")
-    with pytest.raises(StoreError, match=r"not pulled: see-.* is a link"):
+    pull(Store(there), place, leave_out=("answer",))
+    replace_by_link(max((there / "pool").rglob(f"*{suffix}")), tmp_path / "away")
+    with pytest.raises(StoreError, match=r"not pulled: sample-.* is a link"):
         pull(Store(there), place)

@@ -28,7 +28,7 @@ def publish(store: Store, config: dict[str, object], content: bytes = b"content"
     return id
 
 
-def test_a_link_in_an_artifacts_place_is_told_and_not_read_though_the_stores_root_may_be_one(tmp_path: Path) -> None:
+def test_a_link_in_place_of_an_artifact_is_reported_and_not_read(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (tmp_path / "disk").mkdir()
     root.symlink_to(tmp_path / "disk")
@@ -42,19 +42,19 @@ def test_a_link_in_an_artifacts_place_is_told_and_not_read_though_the_stores_roo
     for read in (store.record, partial(find, store), store.partial):
         with pytest.raises(StoreError, match=f"{folder}: is a link"):
             read(id)
-    found = Verification(store)
-    found.rest()
-    assert [(problem.piece, problem.path) for problem in found.problems] == [("link", folder)]
+    verification = Verification(store)
+    verification.rest()
+    assert [(problem.piece, problem.path) for problem in verification.problems] == [("link", folder)]
     with pinning(store, "x", "recipe", {}, []) as pins:
         pins.add(id, "make", "")
     with pytest.raises(StoreError, match="is a link"):
         survey(store)
-    found = Verification(store)
-    found.rest()
-    assert [(problem.piece, problem.path) for problem in found.problems] == [("link", folder)]
+    verification = Verification(store)
+    verification.rest()
+    assert [(problem.piece, problem.path) for problem in verification.problems] == [("link", folder)]
 
 
-def test_published_artifact_is_read_back_with_its_record(tmp_path: Path) -> None:
+def test_a_published_artifact_is_read_back_with_its_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {"k": 4})
     assert list(store) == [id]
@@ -63,7 +63,7 @@ def test_published_artifact_is_read_back_with_its_record(tmp_path: Path) -> None
     assert not store.partial(id).exists()
 
 
-def test_identity_follows_config_inputs_stage_and_version() -> None:
+def test_an_id_depends_on_config_inputs_stage_and_version() -> None:
     base = artifact_id("score", 1, {"k": 4}, {"features": "f-1"})
     assert base == artifact_id("score", 1, {"k": 4}, {"features": "f-1"})
     others = {
@@ -76,7 +76,7 @@ def test_identity_follows_config_inputs_stage_and_version() -> None:
     assert len(others | {base}) == 6
 
 
-def test_folder_without_a_record_is_no_artifact(tmp_path: Path) -> None:
+def test_a_folder_without_a_record_is_no_artifact(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     (store.path(id) / "record.json").unlink()
@@ -86,12 +86,12 @@ def test_folder_without_a_record_is_no_artifact(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("id", ["../secrets", "a/b", ".hidden"])
-def test_ids_cannot_leave_the_store(tmp_path: Path, id: str) -> None:
+def test_an_id_that_leads_out_of_the_store_is_refused(tmp_path: Path, id: str) -> None:
     with pytest.raises(StoreError):
         Store(tmp_path).path(id)
 
 
-def test_artifact_is_found_by_the_beginning_of_its_hexadecimal_part(tmp_path: Path) -> None:
+def test_an_artifact_is_found_by_a_prefix_of_its_hash(tmp_path: Path) -> None:
     store = Store(tmp_path)
     ids = [publish(store, {"k": k}) for k in range(2)]
     assert find(store, ids[0].rsplit("-", 1)[1][:8]) == ids[0]
@@ -102,7 +102,7 @@ def test_artifact_is_found_by_the_beginning_of_its_hexadecimal_part(tmp_path: Pa
         find(store, "nothing")
 
 
-def test_of_many_artifacts_that_begin_alike_an_error_names_a_few_and_counts_the_rest(tmp_path: Path) -> None:
+def test_an_ambiguous_prefix_error_names_a_few_ids_and_counts_the_rest(tmp_path: Path) -> None:
     store = Store(tmp_path)
     ids = sorted(publish(store, {"k": k}) for k in range(8))
     with pytest.raises(StoreError, match=f"{ids[4]} and 3 more; give more of the id") as error:
@@ -111,7 +111,7 @@ def test_of_many_artifacts_that_begin_alike_an_error_names_a_few_and_counts_the_
 
 
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"record_version": 99})])
-def test_unreadable_or_foreign_record_is_refused_by_name(tmp_path: Path, content: str) -> None:
+def test_an_unreadable_or_foreign_record_is_refused(tmp_path: Path, content: str) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     (store.path(id) / "record.json").write_text(content)
@@ -123,9 +123,7 @@ def test_unreadable_or_foreign_record_is_refused_by_name(tmp_path: Path, content
     "field",
     [{"finished": 5}, {"host": None}, {"peak_memory_bytes": "x"}, {"phase_seconds": {"a": "b"}}, {"schemas": {"t": 1}}],
 )
-def test_record_of_values_that_no_stage_writes_is_refused_by_the_field(
-    tmp_path: Path, field: dict[str, object]
-) -> None:
+def test_a_record_with_an_invalid_field_is_refused(tmp_path: Path, field: dict[str, object]) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     write_note(store.path(id) / "record.json", dataclasses.asdict(store.record(id)) | field)
@@ -133,7 +131,7 @@ def test_record_of_values_that_no_stage_writes_is_refused_by_the_field(
         store.record(id)
 
 
-def test_artifact_set_aside_comes_back_when_its_rebuild_fails(tmp_path: Path) -> None:
+def test_a_failed_rebuild_restores_the_old_artifact(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     with pytest.raises(OSError), set_aside(store, id):
@@ -146,7 +144,7 @@ def test_artifact_set_aside_comes_back_when_its_rebuild_fails(tmp_path: Path) ->
     assert not list((tmp_path / "aside").iterdir())
 
 
-def test_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
+def test_a_lock_is_free_after_its_owner_died(tmp_path: Path) -> None:
     store = Store(tmp_path)
     child = os.fork()
     if child == 0:
@@ -168,7 +166,7 @@ def test_half_written_files_of_a_killed_process_are_not_published(tmp_path: Path
     assert sorted(path.name for path in store.path(id).iterdir()) == ["record.json", "things.bin"]
 
 
-def test_folder_without_a_record_does_not_stand_in_the_way(tmp_path: Path) -> None:
+def test_publishing_replaces_a_folder_without_a_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     (store.path(id) / "record.json").unlink()
@@ -176,7 +174,7 @@ def test_folder_without_a_record_does_not_stand_in_the_way(tmp_path: Path) -> No
     assert (store.path(id) / "things.bin").read_bytes() == b"again"
 
 
-def test_artifact_set_aside_by_a_killed_process_comes_back_at_the_next_try(tmp_path: Path) -> None:
+def test_an_artifact_set_aside_by_a_killed_process_is_restored_by_the_next_rebuild(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     child = os.fork()
@@ -190,7 +188,7 @@ def test_artifact_set_aside_by_a_killed_process_comes_back_at_the_next_try(tmp_p
     assert (store.path(id) / "things.bin").read_bytes() == b"content"
 
 
-def test_file_or_folder_of_other_things_is_no_store(tmp_path: Path) -> None:
+def test_a_file_or_a_folder_of_foreign_files_is_refused_as_a_store(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"")
     with pytest.raises(StoreError, match=r"photo\.jpg is a file"):
         Store(tmp_path / "photo.jpg")
@@ -201,7 +199,7 @@ def test_file_or_folder_of_other_things_is_no_store(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
-def test_hidden_files_that_a_desktop_leaves_in_a_store_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_in_a_store_are_ignored(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     (tmp_path / "artifacts" / ".DS_Store").write_bytes(b"")
@@ -209,7 +207,7 @@ def test_hidden_files_that_a_desktop_leaves_in_a_store_are_passed_over(tmp_path:
     assert list(store) == [id]
 
 
-def test_an_artifact_whose_maker_was_killed_before_moving_it_into_place_is_only_moved(tmp_path: Path) -> None:
+def test_a_complete_partial_artifact_is_published_without_a_rebuild(tmp_path: Path) -> None:
     store = Store(tmp_path)
     partial = store.partial("count-v1-aa")
     (partial / "progress" / "snapshots").mkdir(parents=True)
@@ -225,25 +223,25 @@ def test_an_artifact_whose_maker_was_killed_before_moving_it_into_place_is_only_
     assert not (store.path("count-v1-aa") / "progress" / "snapshots").exists()
 
 
-def test_a_record_stripped_of_its_files_or_with_other_row_counts_is_an_error(tmp_path: Path) -> None:
+def test_a_record_that_does_not_match_its_content_digest_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     path = store.path(id) / "record.json"
-    whole = read_note(path)
+    intact = read_note(path)
     for change in ({"files": {}}, {"rows": {"things": 7}}, {"content": ""}):
-        write_note(path, whole | change)
+        write_note(path, intact | change)
         with pytest.raises(CorruptArtifactError, match="do not match its content digest"):
             store.record(id)
-        assert [problem.piece for problem in verified(store, id)] == ["record"]
+        assert [problem.piece for problem in problems(store, id)] == ["record"]
 
 
-def verified(store: Store, id: str) -> list[Problem]:
-    found = Verification(store)
-    found.artifacts([id])
-    return found.problems
+def problems(store: Store, id: str) -> list[Problem]:
+    verification = Verification(store)
+    verification.artifacts([id])
+    return verification.problems
 
 
-def test_a_record_whose_artifact_lies_in_anothers_folder_is_an_error(tmp_path: Path) -> None:
+def test_a_record_in_another_artifacts_folder_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     a, b = publish(store, {"k": 1}), publish(store, {"k": 2})
     store.path(a).rename(tmp_path / "between")
@@ -253,7 +251,7 @@ def test_a_record_whose_artifact_lies_in_anothers_folder_is_an_error(tmp_path: P
         store.record(a)
 
 
-def test_of_names_renamed_into_each_other_neither_is_read(tmp_path: Path) -> None:
+def test_a_renamed_name_file_is_refused(tmp_path: Path) -> None:
     for name in ("wider", "baseline"):
         with pinning(Store(tmp_path), name, "recipe", {}, []):
             pass

@@ -13,12 +13,12 @@ ROWS = [
 ]
 
 
-def test_rows_come_back_as_written_nulls_included(tmp_path: Path) -> None:
+def test_rows_with_nulls_round_trip(tmp_path: Path) -> None:
     assert write_rows(tmp_path / "a.parquet", SCHEMA, ROWS) == 2
     assert read_rows([tmp_path / "a.parquet"], SCHEMA) == ROWS
 
 
-def test_parts_are_read_in_the_given_order(tmp_path: Path) -> None:
+def test_files_are_read_in_the_given_order(tmp_path: Path) -> None:
     for number, row in enumerate(ROWS):
         write_rows(tmp_path / f"{number}.parquet", SCHEMA, [row])
     assert read_rows([tmp_path / "1.parquet", tmp_path / "0.parquet"], SCHEMA) == ROWS[::-1]
@@ -30,17 +30,17 @@ def test_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
-def test_empty_table_keeps_its_schema(tmp_path: Path) -> None:
+def test_an_empty_table_keeps_its_schema(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.parquet", SCHEMA, [])
     assert read_rows([tmp_path / "a.parquet"], SCHEMA) == []
     assert read_columns([], SCHEMA, ["answer"])["answer"].shape == (0,)
 
 
-def test_columns_come_back_as_numpy(tmp_path: Path) -> None:
+def test_columns_are_read_as_numpy_arrays(tmp_path: Path) -> None:
     schema = Schema(1, row="int32", score="float32")
     write_columns(tmp_path / "a.parquet", schema, {"row": np.arange(3), "score": np.array([1.0, 2.0, 3.0])})
-    found = read_columns([tmp_path / "a.parquet"], schema, ["score"])
-    assert found["score"].dtype == np.float32 and found["score"].tolist() == [1.0, 2.0, 3.0]
+    columns = read_columns([tmp_path / "a.parquet"], schema, ["score"])
+    assert columns["score"].dtype == np.float32 and columns["score"].tolist() == [1.0, 2.0, 3.0]
 
 
 def test_missing_and_unexpected_columns_are_named(tmp_path: Path) -> None:
@@ -49,49 +49,47 @@ def test_missing_and_unexpected_columns_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["three", 300, 1.5])
-def test_value_of_another_type_is_refused(tmp_path: Path, value: object) -> None:
+def test_a_value_of_the_wrong_type_is_refused(tmp_path: Path, value: object) -> None:
     with pytest.raises(SchemaError, match="'answer'"):
         write_rows(tmp_path / "a.parquet", SCHEMA, [{**ROWS[0], "answer": value}])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_table_of_another_version_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_table_of_another_version_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.parquet", SCHEMA, ROWS)
     with pytest.raises(SchemaError, match="run its stage again"):
         read_rows([tmp_path / "a.parquet"], Schema(2, **SCHEMA.columns))
 
 
-def test_truncated_file_is_corrupt_not_shorter(tmp_path: Path) -> None:
+def test_a_truncated_table_is_corrupt(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.parquet", SCHEMA, ROWS)
     (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
     with pytest.raises(CorruptArtifactError, match=r"a\.parquet"):
         read_rows([tmp_path / "a.parquet"], SCHEMA)
 
 
-def test_no_flipped_bit_gives_other_rows_or_another_error_than_ours(tmp_path: Path) -> None:
+def test_a_flipped_bit_never_changes_rows_silently(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write_rows(path, SCHEMA, ROWS)
-    whole, n_refused = path.read_bytes(), 0
-    for place in range(len(whole)):
-        damaged = bytearray(whole)
+    intact, n_refused = path.read_bytes(), 0
+    for place in range(len(intact)):
+        damaged = bytearray(intact)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         try:
             assert read_rows([path], SCHEMA) == ROWS, place
         except (CorruptArtifactError, SchemaError):
             n_refused += 1
-    assert n_refused > len(whole) // 10
+    assert n_refused > len(intact) // 10
 
 
-def test_head_reads_over_parts_without_a_schema(tmp_path: Path) -> None:
+def test_the_head_is_read_across_files_without_a_schema(tmp_path: Path) -> None:
     for number, row in enumerate(ROWS):
         write_rows(tmp_path / f"{number}.parquet", SCHEMA, [row])
     assert read_head([tmp_path / "0.parquet", tmp_path / "1.parquet"], 5) == ROWS
 
 
-def test_a_table_that_claims_more_rows_than_any_has_is_refused_before_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_with_too_many_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "numbers.parquet"
     schema = Schema(1, number="int32")
     write_columns(path, schema, {"number": [1] * 20})
@@ -101,7 +99,7 @@ def test_a_table_that_claims_more_rows_than_any_has_is_refused_before_it_is_read
 
 
 @pytest.mark.parametrize("n_rows", [1, 3])
-def test_a_table_of_other_rows_than_its_record_counts_is_an_error(tmp_path: Path, n_rows: int) -> None:
+def test_a_row_count_that_differs_from_the_record_is_refused(tmp_path: Path, n_rows: int) -> None:
     schema = Schema(1, number="int32")
     write_rows(tmp_path / "x.parquet", schema, [{"number": 1}, {"number": 2}])
     with pytest.raises(CorruptArtifactError, match=f"2 rows, wanted {n_rows}"):

@@ -1,4 +1,4 @@
-"""HDF5 files that somebody made to read elsewhere, to run out of memory, or to give numbers that nobody wrote."""
+"""Hostile HDF5 files that refer to other files, claim huge arrays or hold unexpected types."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,22 +12,22 @@ from cache.hdf5 import array, open_arrays
 from cache.untrusted import path_inside
 
 
-def virtual(file: h5py.File) -> None:
+def virtual_dataset(file: h5py.File) -> None:
     layout = h5py.VirtualLayout((2,), "uint8")
     layout[:] = h5py.VirtualSource("other.h5", "data", (2,))
     file.create_virtual_dataset("data", layout)
 
 
-def deep(file: h5py.File) -> None:
+def soft_link(file: h5py.File) -> None:
     file["other/data"] = np.zeros(2, "uint8")
     file["data"] = h5py.SoftLink("/other/data")
 
 
 HOSTILE: dict[str, Callable[[h5py.File], object]] = {
     "ExternalLink": lambda file: file.__setitem__("data", h5py.ExternalLink("other.h5", "data")),
-    "SoftLink": deep,
+    "SoftLink": soft_link,
     "other files": lambda file: file.create_dataset("data", (2,), "uint8", external=[("/etc/passwd", 0, 2)]),
-    "lies in other files": virtual,
+    "lies in other files": virtual_dataset,
     "holds object": lambda file: file.create_dataset("data", data=["a"], dtype=h5py.string_dtype()),
     "holds int8": lambda file: file.create_dataset("data", (2,), "int8"),
     "holds >f4": lambda file: file.create_dataset("data", (2,), ">f4"),
@@ -40,19 +40,19 @@ HOSTILE: dict[str, Callable[[h5py.File], object]] = {
 }
 
 
-@pytest.mark.parametrize("told", HOSTILE)
-def test_array_that_is_not_plain_numbers_of_its_file_is_refused(told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("message", HOSTILE)
+def test_a_dataset_that_is_not_plain_numeric_data_is_refused(message: str, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["data"] = np.zeros(2, "uint8")
     with h5py.File(tmp_path / "hostile.h5", "w") as file:
-        HOSTILE[told](file)
-    with open_arrays(tmp_path / "hostile.h5") as file, pytest.raises(CorruptArtifactError, match=told) as caught:
+        HOSTILE[message](file)
+    with open_arrays(tmp_path / "hostile.h5") as file, pytest.raises(CorruptArtifactError, match=message) as caught:
         array(file, "data", ("uint8", "float32"))
     assert "hostile.h5" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", "", "a//b", "out/secret", "a\0b"])
-def test_name_or_link_that_leads_out_of_a_folder_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_path_that_leads_out_of_a_folder_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "artifact").mkdir()
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "artifact" / "out").symlink_to(tmp_path)

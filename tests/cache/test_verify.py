@@ -1,4 +1,4 @@
-"""Every kind of damage that a disk or a hand can do to an artifact is found, and named by its file."""
+"""Verification reports every kind of damage to an artifact with the damaged file."""
 
 import os
 import random
@@ -27,7 +27,7 @@ SCHEMA = Schema(1, question_id="string", logit_yes="float32")
 
 
 def publish(store: Store, config: dict[str, object], inputs: dict[str, str | None] | None = None) -> str:
-    """An artifact of two shards, made as a stage makes them."""
+    """Publish an artifact of two shards, as a stage does, and return its id."""
     id = artifact_id("make_things", 1, config, inputs or {})
     folder = store.partial(id)
     files: dict[str, dict[str, object]] = {}
@@ -46,33 +46,33 @@ def publish(store: Store, config: dict[str, object], inputs: dict[str, str | Non
 
 
 def verified(store: Store, *ids: str) -> Verification:
-    found = Verification(store)
-    found.artifacts(ids)
-    return found
+    verification = Verification(store)
+    verification.artifacts(ids)
+    return verification
 
 
-def test_whole_artifact_has_no_problem_and_all_of_it_is_read(tmp_path: Path) -> None:
+def test_an_intact_artifact_is_read_completely_without_problems(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
-    read: list[int] = []
-    found = Verification(store, read.append)
-    found.artifacts([id])
-    assert (found.problems, found.remarks) == ([], [])
-    assert sum(read) == found.n_bytes == size_bytes(store, [id])
+    read_bytes: list[int] = []
+    verification = Verification(store, read_bytes.append)
+    verification.artifacts([id])
+    assert (verification.problems, verification.remarks) == ([], [])
+    assert sum(read_bytes) == verification.n_bytes == size_bytes(store, [id])
 
 
-def test_any_flipped_bit_of_any_file_is_found_and_the_file_named(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_any_file_is_reported_with_the_file(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     draw = random.Random(0)
     for path in sorted(path for path in store.path(id).rglob("*") if path.is_file()):
-        whole = path.read_bytes()
+        intact = path.read_bytes()
         for _ in range(12):
-            flipped = bytearray(whole)
-            flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+            flipped = bytearray(intact)
+            flipped[draw.randrange(len(intact))] ^= 1 << draw.randrange(8)
             path.write_bytes(flipped)
             assert [problem.path for problem in verified(store, id).problems] == [path], bytes(flipped)
-        path.write_bytes(whole)
+        path.write_bytes(intact)
     assert not verified(store, id).problems
 
 
@@ -80,31 +80,31 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut": lambda path: os.truncate(path, path.stat().st_size - 1),
     "empty": lambda path: os.truncate(path, 0),
     "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
-    "gone": lambda path: path.unlink(),
+    "missing": lambda path: path.unlink(),
     "folder": lambda path: (path.unlink(), path.mkdir()),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", ["things/00001.parquet", "weights.bin", "progress/00000.json", "progress/plan.json"])
-def test_file_cut_lengthened_or_replaced_is_found(name: str, damage: str, tmp_path: Path) -> None:
+def test_a_truncated_extended_or_replaced_file_is_reported(name: str, damage: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     DAMAGE[damage](store.path(id) / name)
-    if name.startswith(PROGRESS) and damage == "gone":
-        assert not verified(store, id).problems  # what only a later drop would miss is no damage
+    if name.startswith(PROGRESS) and damage == "missing":
+        assert not verified(store, id).problems  # only a later drop would use it
     else:
         assert [problem.name for problem in verified(store, id).problems] == [name]
 
 
-def test_file_of_another_artifact_in_its_place_is_found(tmp_path: Path) -> None:
+def test_the_record_of_another_artifact_is_reported(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id, other = publish(store, {}), publish(store, {"k": 1})
     (store.path(id) / "record.json").write_bytes((store.path(other) / "record.json").read_bytes())
     assert [problem.name for problem in verified(store, id).problems] == ["record.json"]
 
 
-def test_link_that_leads_out_of_the_artifact_is_a_problem_even_to_equal_bytes(tmp_path: Path) -> None:
+def test_a_link_out_of_the_artifact_is_reported_even_with_equal_bytes(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     id = publish(store, {})
     path = store.path(id) / "weights.bin"
@@ -114,18 +114,18 @@ def test_link_that_leads_out_of_the_artifact_is_a_problem_even_to_equal_bytes(tm
     assert problem.name == "weights.bin" and "leads out" in problem.actual
 
 
-def test_file_that_no_record_names_and_missing_input_are_told_and_no_problem(tmp_path: Path) -> None:
+def test_an_unrecorded_file_and_a_missing_input_are_remarks(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(
         store, {}, {"frames": "sample_frames-v1-0123456789abcdef0123", "videos": "videos-0123456789abcdef0123"}
     )
     (store.path(id) / "notes.txt").write_text("mine")
-    found = verified(store, id)
-    assert not found.problems and len(found.remarks) == 2
-    assert "sample_frames-v1" in found.remarks[0] and "notes.txt" in found.remarks[1]
+    verification = verified(store, id)
+    assert not verification.problems and len(verification.remarks) == 2
+    assert "sample_frames-v1" in verification.remarks[0] and "notes.txt" in verification.remarks[1]
 
 
-def test_record_edited_by_hand_with_a_checksum_that_fits_is_found_by_its_id(tmp_path: Path) -> None:
+def test_an_edited_record_with_a_valid_checksum_is_reported(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {"k": 4})
     content = store.record(id).__dict__ | {"config": {"k": 5}}
@@ -148,7 +148,7 @@ def test_record_edited_by_hand_with_a_checksum_that_fits_is_found_by_its_id(tmp_
         ("config", None),
     ],
 )
-def test_record_that_names_what_lies_outside_is_refused(field: str, value: object, tmp_path: Path) -> None:
+def test_a_record_with_an_invalid_value_is_reported(field: str, value: object, tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     write_note(store.path(id) / "record.json", store.record(id).__dict__ | {field: value})
@@ -157,19 +157,19 @@ def test_record_that_names_what_lies_outside_is_refused(field: str, value: objec
 
 
 @pytest.mark.parametrize("name", ["digests.json", "names/baseline.json"])
-def test_damage_of_what_the_store_remembers_is_found(name: str, tmp_path: Path) -> None:
+def test_damaged_digests_and_names_are_reported(name: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     (tmp_path / "names").mkdir()
     write_note(tmp_path / name, {"files": {}, "sources": {}, "names": {}})
-    whole = (tmp_path / name).read_bytes()
-    for damaged in (whole.replace(b"sources", b"sourcer"), whole[:-9], b""):
+    intact = (tmp_path / name).read_bytes()
+    for damaged in (intact.replace(b"sources", b"sourcer"), intact[:-9], b""):
         (tmp_path / name).write_bytes(damaged)
-        found = Verification(store)
-        found.rest()
-        assert [problem.path for problem in found.problems] == [tmp_path / name]
+        verification = Verification(store)
+        verification.rest()
+        assert [problem.path for problem in verification.problems] == [tmp_path / name]
 
 
-def test_files_that_desktops_leave_are_told_and_stop_nothing(tmp_path: Path) -> None:
+def test_files_left_by_desktops_are_remarks(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     with pinning(store, "baseline", "recipe", {}, []) as pins:
@@ -180,74 +180,72 @@ def test_files_that_desktops_leave_are_told_and_stop_nothing(tmp_path: Path) -> 
     strays += [tmp_path / "recent" / "._x.json", store.path(id) / "progress" / "._00000.json"]
     for path in strays:
         path.write_bytes(b"\0\5\x16\7")
-    found = verified(store, id)
-    found.rest()
-    assert not found.problems and len(found.remarks) == len(strays)
-    assert all(any(line.startswith(f"{path}: ") for line in found.remarks) for path in strays)
+    verification = verified(store, id)
+    verification.rest()
+    assert not verification.problems and len(verification.remarks) == len(strays)
+    assert all(any(line.startswith(f"{path}: ") for line in verification.remarks) for path in strays)
     assert names(tmp_path) == ["baseline"] and not survey(store).goes
 
 
-def test_part_of_the_pool_is_checked_once_and_its_damage_named(tmp_path: Path) -> None:
+def test_a_pool_part_is_checked_once_and_its_damage_reported(tmp_path: Path) -> None:
     store = Store(tmp_path)
     pool, part = Pool(store, "space"), fingerprint([3, 5])
     pool.write("key", [3, 5], (2,), "float32", iter([np.ones((2, 2), "float32")]), {})()
     path, note = part_paths(tmp_path, "space", "key", part)
     draw = random.Random(0)
     for damaged in (path, note):
-        whole = damaged.read_bytes()
+        intact = damaged.read_bytes()
         for _ in range(20):
-            flipped = bytearray(whole)
-            flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+            flipped = bytearray(intact)
+            flipped[draw.randrange(len(intact))] ^= 1 << draw.randrange(8)
             damaged.write_bytes(flipped)
-            found = Verification(store)
-            found.parts([("space", "key", part)])
-            found.parts([("space", "key", part)])
-            (problem,) = found.problems
+            verification = Verification(store)
+            verification.parts([("space", "key", part)])
+            verification.parts([("space", "key", part)])
+            (problem,) = verification.problems
             assert problem.id == f"space/key/{part}" and problem.path == path
-        damaged.write_bytes(whole)
-    found = Verification(store)
-    found.parts([("space", "key", part)])
-    assert not found.problems and found.n_bytes == path.stat().st_size
+        damaged.write_bytes(intact)
+    verification = Verification(store)
+    verification.parts([("space", "key", part)])
+    assert not verification.problems and verification.n_bytes == path.stat().st_size
 
 
-def linked(path: Path) -> None:
+def external_link(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["data"] = h5py.ExternalLink("elsewhere.h5", "data")
 
 
-def soft_linked(path: Path) -> None:
+def soft_link(path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.move("data", "hidden")
         file["data"] = h5py.SoftLink("/hidden")
 
 
-def stored_outside(path: Path) -> None:
+def external_storage(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.create_dataset("data", (2, 2), "float32", external=[("/etc/hostname", 0, 16)])
 
 
-def absurd(path: Path) -> None:
+def huge_dataset(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.create_dataset("data", (2, 1 << 40), "float32", chunks=(1, 1024))
 
 
-@pytest.mark.parametrize("forge", [linked, soft_linked, stored_outside, absurd])
-def test_part_that_its_reader_refuses_is_found_though_its_note_fits(
-    forge: Callable[[Path], None], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("forge", [external_link, soft_link, external_storage, huge_dataset])
+def test_an_unreadable_part_with_a_matching_note_is_reported(forge: Callable[[Path], None], tmp_path: Path) -> None:
     pool, part = Pool(Store(tmp_path), "space"), fingerprint([3, 5])
     pool.write("key", [3, 5], (2,), "float32", iter([np.ones((2, 2), "float32")]), {})()
     path, note = part_paths(tmp_path, "space", "key", part)
     forge(path)
     write_note(note, read_note(note) | {"file": describe_files(path.parent, [path.name])[path.name]})
-    found = Verification(Store(tmp_path))
-    found.parts([("space", "key", part)])
-    (problem,) = found.problems
+    verification = Verification(Store(tmp_path))
+    verification.parts([("space", "key", part)])
+    (problem,) = verification.problems
     assert problem.piece == "part" and "data" in problem.actual
 
 
 @pytest.mark.parametrize("name", ["things/00000.parquet", "weights.safetensors"])
-def test_file_that_its_reader_refuses_is_found_though_its_record_fits(name: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_with_a_matching_record_is_reported(name: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
     (store.path(id) / name).write_bytes(b"something else")
@@ -257,21 +255,21 @@ def test_file_that_its_reader_refuses_is_found_though_its_record_fits(name: str,
     assert name in [problem.name for problem in verified(store, id).problems if problem.piece == "file"]
 
 
-def test_flipped_bit_in_an_array_is_refused_by_its_reader_or_changes_nothing(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_an_array_is_refused_or_changes_nothing(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).standard_normal((3, 4)).astype("float16")
     write_array(tmp_path / "x.h5", Owner("extract-v1-0", "00aa", [0, 1, 2]), (4,), "float16", iter([frames]))
-    whole = (tmp_path / "x.h5").read_bytes()
+    intact = (tmp_path / "x.h5").read_bytes()
     draw, refused = random.Random(0), 0
-    for bit in draw.sample(range(len(whole) * 8), 400):
-        flipped = bytearray(whole)
+    for bit in draw.sample(range(len(intact) * 8), 400):
+        flipped = bytearray(intact)
         flipped[bit // 8] ^= 1 << bit % 8
-        path = tmp_path / f"{bit}.h5"  # HDF5 takes a file that is still open for the old one
+        path = tmp_path / f"{bit}.h5"  # a new name: HDF5 reuses a file that is still open
         path.write_bytes(flipped)
         try:
-            found = ArrayFile(path).read(slice(0, 3))
+            read = ArrayFile(path).read(slice(0, 3))
         except CorruptArtifactError:
             refused += 1
             continue
-        assert found.dtype == frames.dtype
-        np.testing.assert_array_equal(found, frames, err_msg=f"bit {bit}")
+        assert read.dtype == frames.dtype
+        np.testing.assert_array_equal(read, frames, err_msg=f"bit {bit}")
     assert refused

@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: tries every kind of fault and writes what became of them; exit status 1 if anything was amiss."""
+"""`python -m tests.faults`: tries every kind of fault and writes a report; exit status 1 if anything went wrong."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.disks import why_not
+from tests.faults.disks import mount_problem
 from tests.faults.kinds import KINDS
 from tests.faults.report import report
 from tests.faults.trials import run_trials
 
 
 def main() -> int:
-    """Parse the options, try the faults, write the report."""
+    """Parse the options, try the faults and write the report."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     for name, count in (("kills", 100), ("flips", 100), ("disks", 16), ("races", 16), ("troubles", 20)):
         parser.add_argument(f"--{name}", type=int, default=count, metavar="N", help="[%(default)s]")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn [0]")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices [0]")
     parser.add_argument("--only", nargs="*", default=[], metavar="KIND[/TRIAL]", help="try these only")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the report, in Markdown [standard output]")
     options = parser.parse_args()
-    wanted, skipped = {**vars(options), "videos": 1000}, {}
+    requested, skipped = {**vars(options), "videos": 1000}, {}
     kinds = [kind for kind in KINDS if not options.only or kind.name in {name.split("/")[0] for name in options.only}]
-    if problem := why_not():
+    if problem := mount_problem():
         skipped = {kind.name: problem for kind in kinds if kind.of == "disks"}
-    counts = [(kind, kind.count(wanted)) for kind in kinds if kind.name not in skipped]
+    counts = [(kind, kind.count(requested)) for kind in kinds if kind.name not in skipped]
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         tallies = run_trials(

@@ -1,4 +1,4 @@
-"""Every kind of bad and odd video in one batch: each a row, with the reason it failed for or with the frames it asked for."""
+"""Every kind of bad and unusual video in one batch: each becomes a row with a failure reason or the requested frames."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
 from stages.all import STAGES
 from tests import videos
-from tests.faults.victims import fork, last_words
+from tests.faults.victims import fork, output_tail
 from tests.faults.world import Trial
 
 FRAMES, SIZE = 6, 112
 OK = "ok"
 
 
-def _video(**how: Any) -> Callable[[Path], object]:
-    return lambda path: videos.make_video(path, **how)
+def _video(**options: Any) -> Callable[[Path], object]:
+    return lambda path: videos.make_video(path, **options)
 
 
 def _damaged(path: Path) -> None:
@@ -42,7 +42,7 @@ def _rotated(path: Path) -> None:
     videos.rotate(videos.make_video(path, size=(64, 64)), 90)
 
 
-# Name of the file or folder, how it is made, and the beginning of the reason it fails for; `OK`: it must give the right frames.
+# File or folder name, the function that writes it, and the beginning of the expected failure reason (`OK`: it is readable).
 KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "zero_byte.mp4": (Path.touch, "empty: "),
     "garbage.mp4": (videos.make_garbage, "unreadable: "),
@@ -55,7 +55,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut_faststart_at_the_end.mp4": (lambda path: videos.make_faststart_cut(path, 0.97, n_frames=120), "truncated: "),
     "damaged_inside.mp4": (_damaged, "corrupt: "),
     "empty_folder": (lambda path: path.mkdir(), "no_video_stream: "),
-    "hangs.mp4": (os.mkfifo, ""),  # whatever the reason: nobody waits for ever
+    "hangs.mp4": (os.mkfifo, ""),  # any reason: the run must not hang
     "broken_link.mp4": (lambda path: path.symlink_to("nowhere"), "missing: "),
     "gone.mp4": (lambda path: None, "missing: "),
     "h264.ts": (_video(), OK),
@@ -82,7 +82,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 def in_one_batch(trial: Trial) -> None:
-    """List questions about all of them and sample their frames; every kind counts as one fault."""
+    """List questions about all the videos and sample their frames; each kind counts as one fault."""
     folder, result = trial.folder / "videos", trial.folder / "rows.json"
     folder.mkdir()
     names = sorted(KINDS)
@@ -99,35 +99,33 @@ def in_one_batch(trial: Trial) -> None:
     status = fork(work, trial.store, trial.beside).finish()
     if status:
         trial.tally.tried += len(names)
-        trial.fail("lost", f"the batch ended with status {status}: {last_words(trial.beside, 2000)}")
+        trial.fail("lost", f"the batch ended with status {status}: {output_tail(trial.beside, 2000)}")
         return
     rows = json.loads(result.read_text())
+    missing = {"status": "no row", "reason": "", "note": "", "requested": [], "shown": []}
     for name in names:
-        wanted, row = (
-            KINDS[name][1],
-            rows.get(name, {"status": "no row", "reason": "", "note": "", "asked": [], "shown": []}),
-        )
+        expected, row = KINDS[name][1], rows.get(name, missing)
         trial.tally.tried += 1
         trial.tally.where["read" if row["status"] == "ok" else row["reason"].split(":")[0]] += 1
-        if not _is_right(wanted, row) or str(trial.folder) in row["reason"] + row["note"]:
-            trial.fail("wrong", f"{name}: {row}, wanted {wanted or 'a reason'}")
+        if not _is_correct(expected, row) or str(trial.folder) in row["reason"] + row["note"]:
+            trial.fail("wrong", f"{name}: {row}, expected {expected or 'a reason'}")
         else:
             trial.tally.survived += 1
 
 
-def _is_right(wanted: str, row: dict[str, Any]) -> bool:
-    shows_what_was_asked = row["status"] == "ok" and row["asked"] == row["shown"] and len(row["asked"]) > 0
-    if wanted in (OK, "?"):
-        return shows_what_was_asked or (wanted == "?" and row["status"] == "failed" and bool(row["reason"]))
-    if wanted == "rotated":  # its picture lies on its side: what it shows is told by test_decoding.py
+def _is_correct(expected: str, row: dict[str, Any]) -> bool:
+    shows_requested_frames = row["status"] == "ok" and row["requested"] == row["shown"] and len(row["requested"]) > 0
+    if expected in (OK, "?"):
+        return shows_requested_frames or (expected == "?" and row["status"] == "failed" and bool(row["reason"]))
+    if expected == "rotated":  # its index code is rotated too; test_decoding.py checks its content
         return row["status"] == "ok"
-    if wanted == "gaps":
+    if expected == "gaps":
         return row["status"] == "ok" and "3 numbers of the image sequence are missing" in row["note"]
-    return row["status"] == "failed" and row["reason"].startswith(wanted) and bool(row["reason"])
+    return row["status"] == "failed" and row["reason"].startswith(expected) and bool(row["reason"])
 
 
 def _sampled(trial: Trial) -> dict[str, dict[str, Any]]:
-    """Return each video's row with the frames that were asked of it and those that its stored pictures show."""
+    """Return each video's row with the indices of the requested frames and those shown by the stored frames."""
     store = Store(trial.store)
     places = {"annotations": [str(trial.folder / "questions.jsonl")], "videos": [str(trial.folder / "videos")]}
     run = RunContext(store, device="cpu", shard_bytes=1 << 18, sources=Sources(store.digests, places))
@@ -136,14 +134,14 @@ def _sampled(trial: Trial) -> dict[str, dict[str, Any]]:
     questions = build(listing, listing.config(), run, [run.sources.annotations("plain", "")])
     config = sampling.config(frames=FRAMES, size=SIZE, decoder_timeout_seconds=5.0)
     frames: Any = build(sampling, config, run, [run.sources.videos("plain", questions)])  # type: ignore[arg-type]
-    reader, found = frames.open(), {}
+    reader, rows = frames.open(), {}
     for row in frames.rows("videos"):
         name = row["video_id"]
-        row |= {"asked": [], "shown": []}
+        row |= {"requested": [], "shown": []}
         if row["status"] == "ok":
             pictures = reader.read(name, slice(None))
             row["shown"] = [videos.read_index(picture) - (5 if name == "edit_list.mp4" else 0) for picture in pictures]
             table = [each for each in frames.rows("frames") if each["video_id"] == name]
-            row["asked"] = [index for index in dict.fromkeys(each["frame_index"] for each in table)]
-        found[name] = row
-    return found
+            row["requested"] = [index for index in dict.fromkeys(each["frame_index"] for each in table)]
+        rows[name] = row
+    return rows

@@ -1,4 +1,4 @@
-"""A full disk, and a store that turns read-only, forbidden or away while a run writes to it: for real, on small file systems."""
+"""Full disks, and stores that become read-only, inaccessible or unmounted during a run, on real small file systems."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.faults.judging import being_made
-from tests.faults.victims import last_words
+from tests.faults.judging import stage_in_progress
 from tests.faults.world import Trial
 
 ROOM_BYTES = 64 << 20
 NOBODY = 65534
 
 
-def why_not() -> str:
-    """Return why file systems cannot be mounted here, or nothing."""
+def mount_problem() -> str:
+    """Return why file systems cannot be mounted here; "" if they can."""
     if os.getuid() != 0:
         return "only root may mount file systems"
     try:
@@ -30,10 +29,10 @@ def why_not() -> str:
 
 @contextmanager
 def mounted(folder: Path, kind: str, options: str, probe: bool = False) -> Iterator[Path]:
-    """Mount a file system of its own (tmpfs, or ext4 in a file) below `folder` and yield where; unmount it at the end."""
+    """Mount a new file system (tmpfs, or ext4 in a file) below `folder`, yield its path and unmount it at the end."""
     place = folder / ("sevila_probe" if probe else "mounted")
     place.mkdir(exist_ok=True)
-    # What a campaign that was killed has left.
+    # A killed campaign may have left a mount.
     subprocess.run(("umount", "-q", "-l", str(place)), check=False, capture_output=True)
     source = "tmpfs"
     if kind == "ext4":
@@ -64,24 +63,24 @@ def full(trial: Trial) -> None:
             if kind == "ext4":
                 _fill(filler, left_bytes)
             status = trial.start().finish()
-            if status:  # else it was enough after all
-                trial.happened(f"{kind}, in {being_made(trial.store)}")
-                _check_told(trial, status, ("bytes free", "No space left"))
+            if status:  # else there was enough room
+                trial.count_fault(f"{kind}, in {stage_in_progress(trial.store)}")
+                trial.check_clear_error(status, ("bytes free", "No space left"))
                 if kind == "ext4":
                     filler.unlink()
                 else:
                     _do("mount", "-o", f"remount,size={ROOM_BYTES},nr_inodes=0", str(place))
                 trial.end()
-            trial.begin_anew()
+            trial.reset()
 
 
 def denied(trial: Trial) -> None:
-    """Make the store read-only, forbid it, or take it away at a random moment of a run; undo it, and run again."""
-    ways = {"read-only": _read_only, "forbidden": forbidden, "unmounted": _unmounted}
+    """Make the store read-only, inaccessible or unmounted at a random moment of a run; undo this and run again."""
+    faults = {"read-only": _read_only, "forbidden": forbidden, "unmounted": _unmounted}
     while not trial.is_done:
-        ways[trial.rng.choice(sorted(ways))](trial)
+        faults[trial.rng.choice(sorted(faults))](trial)
         trial.store = trial.beside
-        trial.begin_anew()
+        trial.reset()
 
 
 def _read_only(trial: Trial) -> None:
@@ -89,33 +88,31 @@ def _read_only(trial: Trial) -> None:
         trial.store = place / "store"
         trial.store.mkdir()
         victim = trial.start()
-        status = victim.ended(trial.rng.uniform(0, trial.world.seconds))
+        status = victim.wait(trial.rng.uniform(0, trial.world.seconds))
         change = ["mount", "-o", "remount,ro", str(place)]
-        while (
-            status is None and subprocess.run(change, capture_output=True).returncode
-        ):  # busy: a file is being written
-            status = victim.ended(0.001)
+        while status is None and subprocess.run(change, capture_output=True).returncode:  # busy while a file is written
+            status = victim.wait(0.001)
         status = victim.finish() if status is None else status
         if status:
-            trial.happened(f"read-only, in {being_made(trial.store)}")
-            _check_told(trial, status, ("Read-only file system",))
+            trial.count_fault(f"read-only, in {stage_in_progress(trial.store)}")
+            trial.check_clear_error(status, ("Read-only file system",))
         _do("mount", "-o", "remount,rw", str(place))
         trial.end()
 
 
 def forbidden(trial: Trial) -> None:
-    """Give the store to root at a random moment of another user's run; undo it, and run again as root."""
+    """Change the owner of the store to root at a random moment of another user's run; then run again as root."""
     trial.store.mkdir()
     os.chown(trial.store, NOBODY, NOBODY)
     victim = trial.start(user=NOBODY)
-    status = victim.ended(trial.rng.uniform(0, trial.world.seconds))
+    status = victim.wait(trial.rng.uniform(0, trial.world.seconds))
     for path in (trial.store, *trial.store.rglob("*")):
-        with suppress(FileNotFoundError):  # renamed meanwhile
+        with suppress(FileNotFoundError):  # the run has renamed it
             os.chown(path, 0, 0)
     status = victim.finish() if status is None else status
     if status:
-        trial.happened(f"forbidden, in {being_made(trial.store)}")
-        _check_told(trial, status, ("Permission denied", "Operation not permitted"))
+        trial.count_fault(f"forbidden, in {stage_in_progress(trial.store)}")
+        trial.check_clear_error(status, ("Permission denied", "Operation not permitted"))
     trial.end()
 
 
@@ -124,17 +121,17 @@ def _unmounted(trial: Trial) -> None:
     for path in (kept, place):
         path.mkdir()
     trial.store = place / "store"
-    _do("chattr", "+i", str(place))  # nothing can be written below the mount, as is usual for such a place
+    _do("chattr", "+i", str(place))  # nothing can be written to the mount point itself
     _do("mount", "--bind", str(kept), str(place))
     try:
         victim = trial.start()
-        status = victim.ended(trial.rng.uniform(0, trial.world.seconds))
+        status = victim.wait(trial.rng.uniform(0, trial.world.seconds))
         _do("umount", "-l", str(place))
         status = victim.finish() if status is None else status
         _do("mount", "--bind", str(kept), str(place))
         if status:
-            trial.happened(f"unmounted, in {being_made(trial.store)}")
-            _check_told(trial, status, ("",))
+            trial.count_fault(f"unmounted, in {stage_in_progress(trial.store)}")
+            trial.check_clear_error(status)
         trial.end()
     finally:
         subprocess.run(["umount", "-l", str(place)], capture_output=True)
@@ -143,16 +140,8 @@ def _unmounted(trial: Trial) -> None:
             shutil.rmtree(path)
 
 
-def _check_told(trial: Trial, status: int, words: tuple[str, ...]) -> None:
-    """A fault of the machine is told by one clear line, and by the status."""
-    told = last_words(trial.beside, 100_000)
-    lines = [line for line in told.splitlines() if line.startswith("error: ")]
-    if status != 1 or "Traceback" in told or not any(word in line for line in lines for word in words):
-        trial.fail("wrong", f"no clear error but status {status}: {told[-800:]}")
-
-
 def _fill(filler: Path, left_bytes: int) -> None:
-    """Write a file that leaves so many bytes of its file system."""
+    """Write a file that leaves `left_bytes` free on its file system."""
     status = os.statvfs(filler.parent)
     with filler.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, status.f_bavail * status.f_frsize - left_bytes - (64 << 10)))

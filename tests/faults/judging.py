@@ -1,4 +1,4 @@
-"""What is in a store, as bytes and as files, and what must not happen to it: things lost, wrong, left over or built twice."""
+"""Compares a store with that of an undisturbed run: nothing may be lost, wrong, left over or built twice."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Stamp = tuple[int, int, int]
 
 @dataclass
 class Tally:
-    """What became of the faults of one kind.
+    """Outcomes of the faults of one kind.
 
     Attributes:
-        tried: faults that really happened; `survived`: those after which, and after whose like in a row, nothing was amiss.
-        lost: of the trials, those whose content could not be had again with the same command.
-        wrong: those that ended with other bytes, an answer that is not one, or something left over.
+        tried: faults that struck; `survived`: those in series after which nothing was wrong.
+        lost: trials whose content was not restored by running the same command.
+        wrong: trials that ended with other bytes, an unclear error or files left over.
         twice: finished pieces (artifacts, shards, parts of the pool) that were built again.
-        told: what went wrong, with the trial that makes it happen again.
-        where: faults by where they fell.
+        messages: descriptions of the failures, each with the trial that reproduces it.
+        where: number of faults by stage or kind of file.
     """
 
     tried: int = 0
@@ -35,72 +35,72 @@ class Tally:
     lost: int = 0
     wrong: int = 0
     twice: int = 0
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     where: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Tally) -> None:
-        """Count another tally of the same kind in."""
+        """Add another tally of the same kind."""
         for name in ("tried", "survived", "lost", "wrong", "twice"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.told += other.told
+        self.messages += other.messages
         self.where += other.where
 
     @property
     def n_failures(self) -> int:
-        """How many things were amiss."""
+        """The number of failures."""
         return self.lost + self.wrong + self.twice
 
-    def fail(self, what: str, told: str) -> None:
-        """Count one thing that is `lost`, `wrong` or built `twice`."""
+    def fail(self, what: str, message: str) -> None:
+        """Count one failure: `lost`, `wrong` or `twice`."""
         setattr(self, what, getattr(self, what) + 1)
-        self.told.append(f"{what}: {told}")
+        self.messages.append(f"{what}: {message}")
 
 
 def contents(store: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of every artifact and of the pool, as they lie on the disk; measured tables left out.
+    """Return the SHA-256 of every file of every artifact and of the pool, without tables of measured seconds.
 
-    Of a part of the pool its note counts by the file it describes: it may also say when it was made.
+    Of a pool part's note only the description of its file counts: the note may also hold a time.
     """
-    found = {}
+    digests = {}
     for id in Store(store):
         try:
             record = Store(store).record(id)
         except SevilaError:
-            found[id] = "damaged"
+            digests[id] = "damaged"
             continue
         measured = STAGES[record.stage].output.measured
         for name, file in record.files.items():
             digest = _digest(store / "artifacts" / id / name)
             if name.split(".")[0].split("/")[0] not in measured:
-                found[f"{id}/{name}"] = digest
+                digests[f"{id}/{name}"] = digest
             elif digest != file["sha256"]:
-                found[f"{id}/{name}"] = "not what its record says"
+                digests[f"{id}/{name}"] = "not what its record says"
     for path in _files(store / "pool"):
         is_note = path.suffix == ".json"
-        found[str(path.relative_to(store))] = _described(path) if is_note else _digest(path)
-    return found
+        digests[str(path.relative_to(store))] = _described(path) if is_note else _digest(path)
+    return digests
 
 
 def finished(store: Path) -> dict[str, Stamp]:
-    """Return inode, time and size of every file that is finished: of artifacts, of shards that have a note, of the pool."""
-    found = {}
+    """Return inode, time and size of every finished file: of artifacts, of shards with a note, and of the pool."""
+    stamps = {}
     for folder in _folders(store / "artifacts"):
         if (folder / "record.json").exists():
             for path in _files(folder):
-                found[f"{folder.name}/{path.relative_to(folder)}"] = _stamp(path)
+                stamps[f"{folder.name}/{path.relative_to(folder)}"] = _stamp(path)
     for folder in _folders(store / "partial"):
         for note in (folder / "progress").glob("*.json"):
             if note.stem.isdecimal():
                 names = [f"progress/{note.name}", *json.loads(note.read_text())["files"]]
-                found |= {f"{folder.name}/{name}": _stamp(folder / name) for name in names}
+                stamps |= {f"{folder.name}/{name}": _stamp(folder / name) for name in names}
     for note in (path for path in _files(store / "pool") if path.suffix == ".json"):
         for path in (note, note.with_suffix(".h5")):
-            found[str(path.relative_to(store))] = _stamp(path)
-    return {name: stamp for name, stamp in found.items() if "/snapshots/" not in name}
+            stamps[str(path.relative_to(store))] = _stamp(path)
+    return {name: stamp for name, stamp in stamps.items() if "/snapshots/" not in name}
 
 
-def being_made(store: Path) -> str:
-    """Return the stage whose artifact was last worked at and is not published."""
+def stage_in_progress(store: Path) -> str:
+    """Return the stage of the unpublished artifact that was changed last."""
     folders = sorted(
         _folders(store / "partial"), key=lambda folder: max(_stamp(path)[1] for path in [folder, *_files(folder)])
     )
@@ -110,27 +110,27 @@ def being_made(store: Path) -> str:
 def judge(
     tally: Tally,
     store: Path,
-    wanted: dict[str, str],
+    expected: dict[str, str],
     seen: Iterable[dict[str, Stamp]],
     trial: str,
-    beside: Path | None = None,
+    beside: Path,
     other_inputs: bool = False,
 ) -> None:
-    """Count what is amiss in a store at the end of a trial, against the contents of one that nothing happened to.
+    """Compare a store at the end of a trial with the contents of an undisturbed one and count the differences.
 
     Args:
-        seen: what was finished at moments before; it must still be the same files.
-        beside: its processes have noted beside this path what they published.
-        other_inputs: whether a run may have begun artifacts of inputs that lay there for a moment: `cache gc` removes these.
+        seen: finished files at earlier moments; they must be unchanged.
+        beside: path beside which the processes noted their publications.
+        other_inputs: whether unfinished artifacts of temporarily present inputs are allowed; `cache gc` removes them.
     """
-    found = contents(store)
-    for name in sorted(wanted.keys() - found.keys())[:3]:
+    stored = contents(store)
+    for name in sorted(expected.keys() - stored.keys())[:3]:
         tally.fail("lost", f"{trial}: {name}")
-    for name in sorted(name for name in found if name in wanted and found[name] != wanted[name])[:3]:
+    for name in sorted(name for name in stored if name in expected and stored[name] != expected[name])[:3]:
         tally.fail("wrong", f"{trial}: {name} has other bytes")
-    for name in sorted(found.keys() - wanted.keys())[:3]:
+    for name in sorted(stored.keys() - expected.keys())[:3]:
         tally.fail("wrong", f"{trial}: {name} is in no uninterrupted run")
-    ids = {name.split("/")[0] for name in wanted}
+    ids = {name.split("/")[0] for name in expected}
     left = [name for name in left_over(store) if not (other_inputs and _is_of_other(name, ids))]
     for name in left[:3]:
         tally.fail("wrong", f"{trial}: {name} is left over")
@@ -142,14 +142,14 @@ def judge(
 
 
 def left_over(store: Path) -> list[str]:
-    """Return what a finished run must not leave: half-written files, training states, work in progress or set aside.
+    """Return files that a finished run must not leave: half-written files, training states, partial and set-aside folders.
 
-    Half-written notes of runs and digests are left to `sevila cache gc`: who writes them cannot know that nobody else does.
+    Half-written notes of runs and digests are removed by `sevila cache gc`: another process may still be writing them.
     """
-    places = [path for room in ("artifacts", "pool") for path in (store / room).rglob("*")]
-    found = [path for path in places if path.suffix == ".part" or path.name == "snapshots"]
-    found += [*_folders(store / "partial"), *_folders(store / "aside")]
-    return sorted(str(path.relative_to(store)) for path in found)
+    places = [path for folder in ("artifacts", "pool") for path in (store / folder).rglob("*")]
+    left = [path for path in places if path.suffix == ".part" or path.name == "snapshots"]
+    left += [*_folders(store / "partial"), *_folders(store / "aside")]
+    return sorted(str(path.relative_to(store)) for path in left)
 
 
 def _is_of_other(name: str, ids: Collection[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Every kind of fault: how it is tried, how often, and on which recipes."""
+"""Every kind of fault: its trial function, its number of trials and its recipes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMED = ("--name", "kept")
 PLAIN: tuple[str, ...] = ()
 TRAINED_IN_TWO = ("--set", "chain.selectors=['uniform']", "--processes", "2")
 OTHER_K = ("--set", "select_keyframes.k=3")
-# A decoder's timeout that a moment's stop exceeds.
+# A decoder timeout shorter than a stop of the processes.
 IMPATIENT = ("--set", "sample_frames.decoder_timeout_seconds=3.0")
 FORWARD = ("--set", "chain.kind=forward")  # frames are scored once
 OTHER_DATA = (
@@ -27,25 +27,25 @@ class Kind:
     """One kind of fault.
 
     Attributes:
-        trial: tries faults until there were as many as wanted.
-        told: how, for people.
-        of: the number on the command line that says how many, and `share` of it.
-        a_trial: faults of one trial at most.
-        options: of the recipes that it is tried on, one set of them a recipe.
+        trial: tries faults until the requested number is reached.
+        description: text for the report.
+        of: command-line option with the number of faults, multiplied by `share`.
+        a_trial: maximum number of faults per trial.
+        options: command-line options of the recipes, one tuple per recipe.
     """
 
     name: str
     title: str
     trial: Callable[[Trial], None]
-    told: str
+    description: str
     of: str
     share: float = 1.0
     a_trial: int = 4
     options: tuple[tuple[str, ...], ...] = (PLAIN,)
 
-    def count(self, wanted: dict[str, int]) -> int:
+    def count(self, requested: dict[str, int]) -> int:
         """Return how many faults to try."""
-        return max(1, round(self.share * wanted[self.of])) if wanted[self.of] else 0
+        return max(1, round(self.share * requested[self.of])) if requested[self.of] else 0
 
 
 KINDS = (

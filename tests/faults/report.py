@@ -1,4 +1,4 @@
-"""docs/reliability.md: what was tried and what became of it, as the run found it."""
+"""Writes docs/reliability.md: the faults tried and their outcomes."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def report(
     seconds: float,
     folder: Path,
 ) -> str:
-    """Return the report as Markdown; `folder` is where the stores lay, `skipped` says why a kind was not tried."""
-    done = [kind for kind in kinds if kind.name in tallies]
-    rows = [(kind.title, tallies[kind.name]) for kind in done]
+    """Return the report as Markdown; `folder` held the stores, `skipped` gives the reason why a kind was not tried."""
+    tried = [kind for kind in kinds if kind.name in tallies]
+    rows = [(kind.title, tallies[kind.name]) for kind in tried]
     total = Tally()
     for _, tally in rows:
         total.add(tally)
@@ -65,14 +65,15 @@ def report(
         *(_row(title, tally) for title, tally in rows),
         _row("**all**", total),
     ]
-    told = [f"- {line}" for line in total.told] or ["Nothing."]
+    failures = [f"- {line}" for line in total.messages] or ["Nothing."]
     parts = [HEAD, "\n".join(table), _circumstances(seed, seconds, folder)]
     parts += [
-        f"## {kind.title[0].upper()}{kind.title[1:]}\n\n{kind.told}\n\n{_where(tallies[kind.name])}" for kind in done
+        f"## {kind.title[0].upper()}{kind.title[1:]}\n\n{kind.description}\n\n{_where(tallies[kind.name])}"
+        for kind in tried
     ]
     parts += [f"Not tried: {kind.title} ({skipped[kind.name]})." for kind in kinds if kind.name in skipped]
     again = f"`python -m tests.faults --seed {seed} --only KIND/TRIAL` tries one again."
-    parts += ["## What went wrong\n\n" + "\n".join(told) + (f"\n\n{again}" if total.told else ""), NOT_COVERED]
+    parts += ["## What went wrong\n\n" + "\n".join(failures) + (f"\n\n{again}" if total.messages else ""), NOT_COVERED]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Whole pieces of a store that are exchanged: pool files in each other's place, and an artifact rebuilt beside a run."""
+"""Exchanged pool files, and an artifact rebuilt during a run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from tests.faults.flips import _check_readers, _readings, _verify
-from tests.faults.judging import being_made, contents
-from tests.faults.victims import command, fork, last_words
+from tests.faults.judging import contents, stage_in_progress
+from tests.faults.victims import command, fork, output_tail
 from tests.faults.world import SMALL_SHARDS, Trial, run_command
 from tests.stages.moment_world import places
 
 
 def moved_pool_files(trial: Trial) -> None:
-    """Exchange files of a finished pool; verify must name one, readers refuse or give the same, drop and run undo it."""
+    """Exchange files of a finished pool; verify must name one, readers refuse or are unaffected, drop and run restore it."""
     while not trial.is_done:
-        shutil.copytree(trial.world.whole, trial.store)
+        shutil.copytree(trial.world.reference, trial.store)
         before = _readings(trial)
         name = trial.rng.choice(sorted(MOVES))
         text = f"{name}: {MOVES[name](trial)}"
@@ -33,41 +33,39 @@ def moved_pool_files(trial: Trial) -> None:
         _verify(trial, "--drop")
         status = trial.start().finish()
         if status:
-            trial.fail("lost", f"{text}: the same command ended with status {status}: {last_words(trial.beside)}")
-        stored = contents(
-            trial.store
-        )  # a part that was moved to a place of another name may lie there; nothing reads it
+            trial.fail("lost", f"{text}: the same command ended with status {status}: {output_tail(trial.beside)}")
+        stored = contents(trial.store)  # may hold a part under another name, which nothing reads
         if differing := [name for name, digest in trial.world.contents.items() if stored.get(name) != digest]:
             trial.fail("wrong", f"{text}: {differing[:3]} are not as before")
-        trial.begin_anew()
+        trial.reset()
 
 
 def again_beside(trial: Trial) -> None:
-    """Make scores anew, with other logits, beside a run; one of both may be killed. Then the same command runs to its end.
+    """Rebuild the scores with other logits during a run, killing one of the two at times; then run the same command again.
 
-    The store must hold what follows from one of the two contents, all of it: never a number of the former beside the latter.
+    All stored content must follow from one of the two sets of logits, never from a mixture.
     """
     changed = _changed_contents(trial)
     while not trial.is_done:
         victim = trial.start()
-        status = victim.ended(trial.rng.uniform(0.1, 1.0) * trial.world.seconds)
+        status = victim.wait(trial.rng.uniform(0.1, 1.0) * trial.world.seconds)
         other = fork(_with_other_scores(command(_again(trial))), trial.store, trial.beside)
-        trial.happened(f"a run in {being_made(trial.store)}" if status is None else "after a run")
+        trial.count_fault(f"a run in {stage_in_progress(trial.store)}" if status is None else "after a run")
         if trial.rng.random() < 0.5:
-            if other.ended(trial.rng.uniform(0, trial.world.seconds)) is None:
+            if other.wait(trial.rng.uniform(0, trial.world.seconds)) is None:
                 other.kill()
         elif other.finish() not in (0, 1):
-            trial.fail("wrong", f"--again crashed: {last_words(trial.beside, 1000)}")
+            trial.fail("wrong", f"--again crashed: {output_tail(trial.beside, 1000)}")
         if status is None and victim.finish() not in (0, 1):
-            trial.fail("wrong", f"the run beside --again crashed: {last_words(trial.beside, 1000)}")
+            trial.fail("wrong", f"the run beside --again crashed: {output_tail(trial.beside, 1000)}")
         status = trial.start().finish()
-        if status or "Traceback" in last_words(trial.beside, 10**6):
-            trial.fail("lost", f"the same command ended with status {status}: {last_words(trial.beside)}")
-        _check_of_one_making(trial, trial.world.contents, changed)
-        trial.begin_anew()
+        if status or "Traceback" in output_tail(trial.beside, 10**6):
+            trial.fail("lost", f"the same command ended with status {status}: {output_tail(trial.beside)}")
+        _check_one_content(trial, trial.world.contents, changed)
+        trial.reset()
 
 
-def _check_of_one_making(trial: Trial, former: dict[str, str], changed: dict[str, str]) -> None:
+def _check_one_content(trial: Trial, former: dict[str, str], changed: dict[str, str]) -> None:
     stored = {name: digest for name, digest in contents(trial.store).items() if name in former or name in changed}
     if all(former.get(name) == digest for name, digest in stored.items()):
         return
@@ -76,15 +74,15 @@ def _check_of_one_making(trial: Trial, former: dict[str, str], changed: dict[str
 
 
 def _changed_contents(trial: Trial) -> dict[str, str]:
-    """Return the contents of a store in which all that scored frames gave the other logits."""
+    """Return the contents of a store that was built with the other logits."""
     store = trial.folder / "changed"
     work = command(run_command(trial.world.folder, store, *trial.world.options))
     if status := fork(_with_other_scores(work), store, store).finish():
-        raise RuntimeError(f"the run with other logits ended with {status}: {last_words(store)}")
+        raise RuntimeError(f"the run with other logits ended with {status}: {output_tail(store)}")
     changed = contents(store)
     differing = {name.split("-v")[0] for name, digest in changed.items() if trial.world.contents.get(name) != digest}
     if "answer_questions" not in differing:
-        raise RuntimeError("other logits change no answer: nothing can be seen in this world")
+        raise RuntimeError("the other logits change no answer, so this world cannot show a mixture")
     return changed
 
 
@@ -124,10 +122,10 @@ def _two(trial: Trial) -> tuple[Path, Path]:
 
 
 def _exchange(a: Path, b: Path) -> str:
-    beside = a.with_name("beside")
-    a.rename(beside)
+    between = a.with_name("between")
+    a.rename(between)
     b.rename(a)
-    beside.rename(b)
+    between.rename(b)
     return f"{a} and {b}"
 
 

@@ -1,4 +1,4 @@
-"""Tries faults in two processes at a time, each forking victims of its own."""
+"""Runs trials in two processes at a time, each of which forks its own victims."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from tests.faults.kinds import Kind
 from tests.faults.world import Trial, make_world
 
 LANES = 2  # trials at a time
-# Another number of threads gives other bytes; killed processes clean up nothing, which a helper of Python's would tell; and a
-# report is made from what is judged here, after it.
+# The number of threads changes bytes, the resource tracker warns about killed processes, and no run needs its own report.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
     "SEVILA_REPORT": "no",
 }
-# What victims need and would otherwise import anew; nothing of it starts a thread by being imported.
+# Imported once for all victims; none of these modules starts a thread when imported.
 PRELOADED = (
     "cli",
     "stages.chain",
@@ -43,27 +42,27 @@ PRELOADED = (
 
 
 def run_trials(
-    wanted: Sequence[tuple[Kind, int]],
+    counts: Sequence[tuple[Kind, int]],
     seed: int,
     folder: Path,
     only: Collection[str] = (),
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> dict[str, Tally]:
-    """Try so many faults of each kind, in `folder`, and return what became of them by kind.
+    """Try the given number of faults of each kind in `folder` and return the outcomes by kind.
 
     Args:
-        only: names of trials to restrict this to (`clock/7`), where there are any.
+        only: names of kinds or trials (`clock/7`) to run; empty: all.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
-    tallies = {kind.name: Tally() for kind, _ in wanted}
+    tallies = {kind.name: Tally() for kind, _ in counts}
     with patch.dict(os.environ, ENVIRONMENT), ProcessPoolExecutor(LANES, context) as lanes:
         worlds = {}
-        for options in dict.fromkeys(options for kind, _ in wanted for options in kind.options):
+        for options in dict.fromkeys(options for kind, _ in counts for options in kind.options):
             worlds[options] = lanes.submit(make_world, folder, *options).result()
-            tell(f"{worlds[options].seconds:.1f} s without faults: run full.toml {' '.join(options)}")
+            log(f"{worlds[options].seconds:.1f} s without faults: run full.toml {' '.join(options)}")
         started, futures = time.monotonic(), {}
-        for kind, count in wanted:
+        for kind, count in counts:
             for number, first in enumerate(range(0, count, kind.a_trial)):
                 name, on = f"{kind.name}/{number}", [worlds[options] for options in kind.options]
                 if not only or name in only or kind.name in only:
@@ -71,12 +70,12 @@ def run_trials(
                     trial = Trial(f"{name} of seed {seed}", on, folder / name.replace("/", "_"), n_faults)
                     futures[lanes.submit(_tally, kind.trial, trial)] = kind.name
         for n_done, future in enumerate(as_completed(futures), 1):
-            name, found = futures[future], future.result()
-            tallies[name].add(found)
+            name, tally = futures[future], future.result()
+            tallies[name].add(tally)
             seconds = time.monotonic() - started
-            tell(f"{n_done}/{len(futures)} trials in {seconds:.0f} s: {name}, {tallies[name].tried} tried")
-            for told in found.told:
-                tell(f"  {told}")
+            log(f"{n_done}/{len(futures)} trials in {seconds:.0f} s: {name}, {tallies[name].tried} tried")
+            for message in tally.messages:
+                log(f"  {message}")
     return tallies
 
 
@@ -84,7 +83,7 @@ def _tally(work: Callable[[Trial], None], trial: Trial) -> Tally:
     trial.folder.mkdir()
     try:
         work(trial)
-    except Exception:  # the trial itself broke: no fault of it can count as survived
+    except Exception:  # an error of the trial itself: none of its faults counts as survived
         trial.fail("wrong", traceback.format_exc())
     finally:
         shutil.rmtree(trial.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Passing trouble with what a run reads, sources that are exchanged while it reads them, and a hostile environment."""
+"""Temporary read errors, sources that are exchanged during a run, and a hostile environment."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from tests.faults.judging import being_made, contents
+from tests.faults.judging import contents, stage_in_progress
 from tests.faults.kills import DECODER
-from tests.faults.victims import Victim, last_words
+from tests.faults.victims import Victim, output_tail
 from tests.faults.world import OTHER, Trial, World
 
 POLL_SECONDS = 0.002
 EXCHANGED = ("questions.jsonl", "tiny-blip2/model.safetensors", "videos")
-# What libraries read from the environment and what would change results, or end the run, if it were heeded.
+# Variables that libraries read and that would change results or end the run.
 HOSTILE_ENVIRONMENTS = (
     {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
     {"ACCELERATE_MIXED_PRECISION": "bf16"},
@@ -33,7 +33,7 @@ Change = Callable[[Victim, World], object]
 
 
 def while_reading(trial: Trial) -> None:
-    """Disturb the reading of videos for a moment; the run, or the same command afterwards, must give the undisturbed content."""
+    """Disturb the reading of videos for a moment; the run or a second one must give the undisturbed content."""
     while not trial.is_done:
         name = trial.rng.choice(sorted(DISTURBANCES))
         begin, end = DISTURBANCES[name]
@@ -42,41 +42,41 @@ def while_reading(trial: Trial) -> None:
             status = _until_reading(trial, victim)
             if status is None:
                 begin(victim, world)
-                trial.happened(f"{name}, in {being_made(trial.store)}")
-                status = victim.ended(trial.rng.uniform(0.1, 4.0))
+                trial.count_fault(f"{name}, in {stage_in_progress(trial.store)}")
+                status = victim.wait(trial.rng.uniform(0.1, 4.0))
                 end(victim, world)
             status = victim.finish() if status is None else status
             if status:
-                _check_clear_error(trial, name, status)
+                trial.check_clear_error(status, name=name)
                 status = trial.start(world).finish()
             trial.end(status, other_inputs=name == "videos exchanged")
 
 
 def sources_exchanged(trial: Trial) -> None:
-    """Exchange annotations, weights or videos by another world's at a random moment of a run; exchange all and run again.
+    """Replace annotations, weights or videos by another world's at a random moment of a run; replace all and run again.
 
-    Each file must be that of a run over one of the worlds, or belong to an artifact that neither of these makes (a mixture).
+    Each file must equal that of a run over one world, or belong to an artifact of mixed inputs.
     """
     old, new = trial.worlds
     others = old.folder.with_name(OTHER)
     while not trial.is_done:
         with _own_data(trial) as world:
             victim = trial.start(world)
-            status = victim.ended(trial.rng.uniform(0, 0.6 * old.seconds))
+            status = victim.wait(trial.rng.uniform(0, 0.6 * old.seconds))
             if status is None:
                 for name in trial.rng.sample(EXCHANGED, trial.rng.randint(1, len(EXCHANGED))):
                     _put_in_place(others / name, world.folder / name)
-                trial.happened(f"in {being_made(trial.store)}")
+                trial.count_fault(f"in {stage_in_progress(trial.store)}")
                 status = victim.finish()
                 if status:
-                    _check_clear_error(trial, "exchanged", status)
+                    trial.check_clear_error(status, name="exchanged")
             for name in EXCHANGED:
                 _put_in_place(others / name, world.folder / name)
             status = trial.start(world).finish()
             if status:
-                trial.fail("lost", f"the same command ended with status {status}: {last_words(trial.beside)}")
+                trial.fail("lost", f"the same command ended with status {status}: {output_tail(trial.beside)}")
         _check_exchanged(trial, old.contents, new.contents)
-        trial.begin_anew()
+        trial.reset()
 
 
 def in_hostile_environment(trial: Trial) -> None:
@@ -84,13 +84,13 @@ def in_hostile_environment(trial: Trial) -> None:
     while not trial.is_done:
         variables = trial.rng.choice(HOSTILE_ENVIRONMENTS)
         status = trial.start(environment=variables).finish()
-        trial.happened(", ".join(variables))
+        trial.count_fault(", ".join(variables))
         trial.end(status)
 
 
 @contextmanager
 def _own_data(trial: Trial) -> Iterator[World]:
-    """Give the trial a copy of its world's data, which it may change."""
+    """Yield the trial's world with a copy of its data that may be changed."""
     folder = trial.folder / "world"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(trial.world.folder, folder, symlinks=True)
@@ -98,12 +98,12 @@ def _own_data(trial: Trial) -> Iterator[World]:
 
 
 def _until_reading(trial: Trial, victim: Victim) -> int | None:
-    """Wait for a random moment at which videos are decoded; return the status of a run that has ended before it."""
+    """Wait for a random moment while videos are decoded; return the exit status if the run ends before."""
     while not any((trial.store / "partial").glob("sample_frames-*")):
-        if (status := victim.ended(POLL_SECONDS)) is not None:
+        if (status := victim.wait(POLL_SECONDS)) is not None:
             return status
     seconds = next(each for id, each in trial.world.artifacts.items() if id.startswith("sample_frames-"))
-    return victim.ended(trial.rng.uniform(0, seconds))
+    return victim.wait(trial.rng.uniform(0, seconds))
 
 
 def _signal(victim: Victim, number: int, words: str = "") -> None:
@@ -127,7 +127,7 @@ def _each_video(change: Callable[[Path], object]) -> Change:
 
 
 def _exchange(path: Path) -> None:
-    """Put other bytes in a video's place, as many as it has, and keep it beside."""
+    """Replace a video by the same number of other bytes and keep the original beside it."""
     content = path.read_bytes()
     path.rename(path.with_suffix(".kept"))
     path.write_bytes(content[::-1])
@@ -167,20 +167,14 @@ DISTURBANCES: dict[str, tuple[Change, Change]] = {
 
 
 def _put_in_place(source: Path, target: Path) -> None:
-    """Replace a file, or each file of a folder, by another in one step each."""
+    """Replace a file, or each file of a folder, atomically."""
     if source.is_dir():
         for path in source.iterdir():
             _put_in_place(path, target / path.name)
         return
-    beside = target.with_name(f"{target.name}.new")
-    shutil.copyfile(source, beside)
-    beside.replace(target)
-
-
-def _check_clear_error(trial: Trial, name: str, status: int) -> None:
-    text = last_words(trial.beside, 100_000)
-    if status != 1 or "Traceback" in text or not any(line.startswith("error: ") for line in text.splitlines()):
-        trial.fail("wrong", f"{name}: no clear error but status {status}: {text[-800:]}")
+    copy = target.with_name(f"{target.name}.new")
+    shutil.copyfile(source, copy)
+    copy.replace(target)
 
 
 def _check_exchanged(trial: Trial, old: dict[str, str], new: dict[str, str]) -> None:
@@ -189,6 +183,6 @@ def _check_exchanged(trial: Trial, old: dict[str, str], new: dict[str, str]) -> 
         if name not in stored:
             trial.fail("lost", name)
     for name, digest in stored.items():
-        wanted = {each[name] for each in (old, new) if name in each}
-        if wanted and digest not in wanted:
+        expected = {each[name] for each in (old, new) if name in each}
+        if expected and digest not in expected:
             trial.fail("wrong", f"{name} has other bytes")

@@ -1,7 +1,7 @@
-"""Runs of the command that may be killed: forked from a process that has imported everything, so that one costs no start-up.
+"""Processes that run the command and may be killed, forked from one that has imported everything to save start-up time.
 
-A victim counts what it publishes in a file beside its store, appended to by the process itself: a note of a shard, a part of the
-pool or an artifact that stands there twice was built twice.
+Each process appends the names of what it publishes to a file beside its store: a shard, pool part or artifact that is listed
+twice was built twice.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ LIMIT_SECONDS = 300.0
 # From linux/prctl.h and linux/capability.h.
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 4, 8, 47, 2
 CAP_DAC_READ_SEARCH, CAPABILITY_VERSION_3 = 2, 0x20080522
-# What changes the disk; a victim can be killed before the n-th of these.
+# Operations that change the disk; a victim can be killed before the n-th.
 OPERATIONS = ("replace", "fsync", "rename", "mkdir", "unlink")
-_done = 0  # of them, in this process
+_n_done = 0  # in this process
 
 
 @dataclass
 class Victim:
-    """A running process of ours."""
+    """A running process of a trial."""
 
     pid: int
 
-    def ended(self, within_seconds: float = LIMIT_SECONDS) -> int | None:
-        """Return the exit status (negative: the signal's number) as soon as there is one, or None after so many seconds."""
+    def wait(self, within_seconds: float = LIMIT_SECONDS) -> int | None:
+        """Wait for the end and return the exit status (negative: signal number); None if `within_seconds` pass before."""
         deadline = time.monotonic() + within_seconds
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -46,34 +46,34 @@ class Victim:
             time.sleep(0.002)
 
     def kill(self) -> int:
-        """Send SIGKILL and return the exit status; it is another than `KILLED` if the process was quicker."""
+        """Send SIGKILL and return the exit status; it differs from `KILLED` if the process had already ended."""
         os.kill(self.pid, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def finish(self) -> int:
-        """Return the exit status; a process that does not end is killed, which is then its status."""
-        status = self.ended()
+        """Wait for the end and return the exit status; kill a process that does not end in time."""
+        status = self.wait()
         return self.kill() if status is None else status
 
     def children(self, words: str) -> list[int]:
-        """Return the processes below this one whose command line holds `words`."""
-        found, parents = [], {self.pid}
+        """Return the descendants of this process whose command line contains `words`."""
+        pids, parents = [], {self.pid}
         for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda folder: int(folder.name)):
             with suppress(OSError, ValueError):
                 parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
                 if parent in parents:
                     parents.add(int(folder.name))
                     if words in (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
-                        found.append(int(folder.name))
-        return found
+                        pids.append(int(folder.name))
+        return pids
 
 
 def fork(work: Callable[[], object], store: Path, beside: Path, kill_before: int = 0) -> Victim:
-    """Fork a process that calls `work`; what that returns, or 70 after a traceback, is its exit status.
+    """Fork a process that calls `work`; its exit status is the returned value, or 70 after a traceback.
 
     Args:
-        beside: its output, and what it publishes in `store`, are noted beside this path.
-        kill_before: it kills itself before its n-th operation that changes the disk; 0: never.
+        beside: path beside which its output and its publications in `store` are noted.
+        kill_before: number of the disk operation before which it kills itself; 0: never.
     """
     pid = os.fork()
     if pid:
@@ -94,12 +94,12 @@ def fork(work: Callable[[], object], store: Path, beside: Path, kill_before: int
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
-            _beside(beside, "operations").write_text(str(_done))
+            _beside(beside, "operations").write_text(str(_n_done))
         os._exit(status)
 
 
 def command(arguments: Sequence[str], user: int = 0, environment: Mapping[str, str] | None = None) -> Callable[[], int]:
-    """Return what runs `sevila ARGUMENTS`, as another user and with more variables if they are given."""
+    """Return a function that runs `sevila ARGUMENTS`, as another user and with more variables if given."""
 
     def work() -> int:
         from cli import main
@@ -113,9 +113,9 @@ def command(arguments: Sequence[str], user: int = 0, environment: Mapping[str, s
 
 
 def _become(user: int) -> None:
-    """Make this process and all that it starts another user's, who may write no more than any other but read everything.
+    """Change the user of this process and its children to one without special rights, except to read everything.
 
-    Else it could not even start its decoders where the interpreter lies in root's home, and would fail before any fault.
+    Without that right it could not start decoders if the interpreter lies in root's home.
     """
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -129,32 +129,31 @@ def _become(user: int) -> None:
     os.setuid(user)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     only = 1 << CAP_DAC_READ_SEARCH
-    do(
-        "capset", header, (ctypes.c_uint32 * 6)(only, only, only)
-    )  # effective, permitted, inheritable; then the higher bits
+    sets = (ctypes.c_uint32 * 6)(only, only, only)  # effective, permitted, inheritable; then the higher bits
+    do("capset", header, sets)
     do("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_READ_SEARCH, 0, 0)
     do("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)  # its own /proc/self stays its own
 
 
 def publications(beside: Path) -> list[str]:
-    """Return what the processes have published, by name, as often as they did."""
+    """Return the name of every publication; one that was built twice occurs twice."""
     path = _beside(beside, "published")
     return path.read_text().splitlines() if path.exists() else []
 
 
 def n_operations(beside: Path) -> int:
-    """Return how many operations that change the disk the last command that ended by itself has made."""
+    """Return the number of disk operations of the last command that was not killed."""
     return int(_beside(beside, "operations").read_text())
 
 
-def last_words(beside: Path, n_characters: int = 300) -> str:
-    """Return the end of what the processes have printed."""
+def output_tail(beside: Path, n_characters: int = 300) -> str:
+    """Return the last characters of the output of the processes."""
     log = _beside(beside, "log")
     return log.read_text(errors="replace")[-n_characters:] if log.exists() else ""
 
 
-def forget(beside: Path) -> None:
-    """Remove what processes have noted beside a path."""
+def remove_notes(beside: Path) -> None:
+    """Remove the notes of the processes beside a path."""
     for what in ("log", "published", "operations"):
         _beside(beside, what).unlink(missing_ok=True)
 
@@ -168,9 +167,9 @@ def _watch(store: Path, published: Path, kill_before: int) -> None:
 
     def watched(operation: Callable) -> Callable:
         def call(*arguments: Any, **options: Any) -> Any:
-            global _done
-            _done += 1
-            if _done == kill_before:
+            global _n_done
+            _n_done += 1
+            if _n_done == kill_before:
                 os.kill(os.getpid(), signal.SIGKILL)
             result = operation(*arguments, **options)
             if operation.__name__ in ("replace", "rename") and _is_finished(store, Path(arguments[1])):
@@ -184,7 +183,7 @@ def _watch(store: Path, published: Path, kill_before: int) -> None:
 
 
 def _is_finished(store: Path, path: Path) -> bool:
-    """Whether something counts as finished from now on, as this path is there: a shard, a part of the pool, an artifact."""
+    """Whether the existence of this path marks a shard, pool part or artifact as finished."""
     if not path.is_relative_to(store):
         return False
     parts = path.relative_to(store).parts

@@ -1,4 +1,4 @@
-"""The small world that faults are tried on: a recipe of the full chain over a few videos, run without faults; and trials."""
+"""The data and the recipe that faults are tried on, an undisturbed run of it, and trials."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from cache.record import Record
 from cache.store import Store
 from tests.faults.judging import Stamp, Tally, contents, finished, judge
-from tests.faults.victims import Victim, command, forget, fork, last_words, n_operations
+from tests.faults.victims import Victim, command, fork, n_operations, output_tail, remove_notes
 from tests.stages.moment_world import WORDS, places, write_world
 from tests.tiny_blip2 import write_tiny_blip2
 from tests.videos import make_video
@@ -25,19 +25,19 @@ SMALL_SHARDS = ("--shard-megabytes", "0.03")  # two videos a shard
 
 @dataclass(frozen=True)
 class World:
-    """Where the data lies, the options that make the plan, and what an uninterrupted run gives.
+    """A data folder, options of its recipe and the results of an undisturbed run.
 
     Attributes:
         folder: the data.
-        options: of the recipe, over those of full.toml.
-        whole: the store of the uninterrupted run, and `contents` what it holds.
-        seconds: how long that took, and `artifacts` each of its artifacts.
-        n_operations: operations that it made on the disk.
+        options: command-line options in addition to full.toml.
+        reference: the store of the undisturbed run; `contents`: digests of its files.
+        seconds: duration of that run; `artifacts`: duration of each artifact in seconds.
+        n_operations: number of its disk operations.
     """
 
     folder: Path
     options: tuple[str, ...]
-    whole: Path
+    reference: Path
     contents: dict[str, str]
     seconds: float
     artifacts: dict[str, float]
@@ -45,21 +45,21 @@ class World:
 
     @property
     def sizes(self) -> list[int]:
-        """The size of every file that the run left, in bytes."""
-        return [path.stat().st_size for path in self.whole.rglob("*") if path.is_file()]
+        """The size in bytes of every file of the undisturbed run."""
+        return [path.stat().st_size for path in self.reference.rglob("*") if path.is_file()]
 
 
 @dataclass
 class Trial:
-    """Some faults of one kind, one after the other: where they are tried, on what, and what became of them.
+    """A series of faults of one kind, with its worlds, folder and outcomes.
 
     Attributes:
-        name: seeds `rng`, and so makes them happen again, as far as the clock allows.
-        count: how many are wanted.
-        folder: of its own.
-        beside: where its processes note what they print and publish; see victims.py.
-        store: where its processes run into; a trial may put it elsewhere.
-        seen: what was finished there at moments before, which must stay as it is.
+        name: seed of `rng`; the same name repeats the same choices.
+        count: number of faults to try.
+        folder: private folder of the trial.
+        beside: path beside which its processes note output and publications; see victims.py.
+        store: store of its processes; a trial may change it.
+        seen: finished files at earlier moments, which must stay unchanged.
     """
 
     name: str
@@ -72,16 +72,16 @@ class Trial:
         self.rng = random.Random(self.name)
         self.beside = self.store = self.folder / "store"
         self.seen: list[dict[str, Stamp]] = []
-        self._counted = (0, 0)  # faults and failures when this began anew the last time
+        self._counted = (0, 0)  # faults and failures at the last reset
 
     @property
     def world(self) -> World:
-        """The world, of trials that need one only."""
+        """The first world, for trials that need only one."""
         return self.worlds[0]
 
     @property
     def is_done(self) -> bool:
-        """Whether there were as many faults as are wanted."""
+        """Whether the requested number of faults is reached."""
         return self.tally.tried >= self.count
 
     def start(
@@ -97,37 +97,44 @@ class Trial:
         work = command(run_command(world.folder, self.store, *world.options, *more), user, environment)
         return fork(work, self.store, self.beside, kill_before)
 
-    def happened(self, where: str) -> None:
-        """Count one fault, and keep what is finished at this moment."""
+    def count_fault(self, where: str) -> None:
+        """Count one fault and remember the files that are finished now."""
         self.tally.tried += 1
         self.tally.where[where] += 1
         self.seen.append(finished(self.store))
 
-    def fail(self, what: str, told: str) -> None:
-        """Count one thing that is `lost`, `wrong` or built `twice`."""
-        self.tally.fail(what, f"{self.name}: {told}")
+    def fail(self, what: str, message: str) -> None:
+        """Count one failure: `lost`, `wrong` or `twice`."""
+        self.tally.fail(what, f"{self.name}: {message}")
+
+    def check_clear_error(self, status: int, words: tuple[str, ...] = ("",), name: str = "fault") -> None:
+        """Count a failure unless the run ended with status 1 and an error line that contains one of `words`."""
+        output = output_tail(self.beside, 100_000)
+        lines = [line for line in output.splitlines() if line.startswith("error: ")]
+        if status != 1 or "Traceback" in output or not any(word in line for line in lines for word in words):
+            self.fail("wrong", f"{name}: no clear error but status {status}: {output[-800:]}")
 
     def end(self, status: int | None = None, other_inputs: bool = False) -> None:
-        """Judge a run that ended with `status`, or run the same command again and judge that; then begin with a new store."""
+        """Judge a run that ended with `status`, or a new run of the same command; then reset the store."""
         status = self.start().finish() if status is None else status
         if status:
-            self.fail("lost", f"the same command ended with status {status}: {last_words(self.beside)}")
+            self.fail("lost", f"the same command ended with status {status}: {output_tail(self.beside)}")
         else:
             self.judge(self.world.contents, other_inputs)
-        self.begin_anew()
+        self.reset()
 
-    def judge(self, wanted: dict[str, str], other_inputs: bool = False) -> None:
-        """Count what is amiss in the store."""
-        judge(self.tally, self.store, wanted, self.seen, self.name, self.beside, other_inputs)
+    def judge(self, expected: dict[str, str], other_inputs: bool = False) -> None:
+        """Compare the store with the expected contents and count the failures."""
+        judge(self.tally, self.store, expected, self.seen, self.name, self.beside, other_inputs)
 
-    def begin_anew(self) -> None:
-        """Count what was survived since the last time, and remove the store and all notes."""
+    def reset(self) -> None:
+        """Count the faults survived since the last reset, and remove the store and all notes."""
         n_tried, n_failures = self._counted
         if self.tally.n_failures == n_failures:
             self.tally.survived += self.tally.tried - n_tried
         self._counted = self.tally.tried, self.tally.n_failures
         shutil.rmtree(self.store, ignore_errors=True)
-        forget(self.beside)
+        remove_notes(self.beside)
         self.seen = []
 
 
@@ -137,8 +144,8 @@ def run_command(folder: Path, store: Path, *options: str) -> list[str]:
 
 
 def make_world(folder: Path, *options: str) -> World:
-    """Write the data unless it is there, and run the recipe once without any fault; raises `RuntimeError` if that fails."""
-    data, store = folder / "world", folder / f"whole{zlib.crc32(repr(options).encode())}"
+    """Write the data if missing and run the recipe once without faults; raises `RuntimeError` if the run fails."""
+    data, store = folder / "world", folder / f"reference{zlib.crc32(repr(options).encode())}"
     if not data.exists():
         _write_data(data, n_frames=24)
         text = (data / "questions.jsonl").read_text()
@@ -152,7 +159,7 @@ def make_world(folder: Path, *options: str) -> World:
     started = time.monotonic()
     status = fork(command(run_command(data, store, *options)), store, store).finish()
     if status:
-        raise RuntimeError(f"the uninterrupted run ended with status {status}: {last_words(store, 2000)}")
+        raise RuntimeError(f"the undisturbed run ended with status {status}: {output_tail(store, 2000)}")
     seconds = time.monotonic() - started
     durations = {id: _seconds(Store(store).record(id)) for id in Store(store)}
     return World(data, options, store, contents(store), seconds, durations, n_operations(store))
@@ -161,7 +168,7 @@ def make_world(folder: Path, *options: str) -> World:
 def _write_data(folder: Path, n_frames: int) -> None:
     write_world(folder)
     readable = [path for path in sorted((folder / "videos").glob("*.mp4")) if path.stat().st_size]
-    for number, path in enumerate(readable):  # each with a content of its own: the pool holds equal ones once
+    for number, path in enumerate(readable):  # all different: the pool stores equal videos once
         make_video(path, n_frames=n_frames + number, fps=6)
 
 

@@ -1,4 +1,4 @@
-"""How often what fails at a video is believed."""
+"""Number of failures after which a video is given up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HANGS = DecoderDeathError("timeout: no sign of life")
 
 
 def n_tries(attempts: Attempts, error: DecodeError) -> int:
-    """How often a video fails until that is believed."""
+    """Return the number of equal failures until a video is given up."""
     for n in range(1, 20):
         attempts.note("bad", error)
         if attempts.is_over("bad"):
@@ -19,9 +19,9 @@ def n_tries(attempts: Attempts, error: DecodeError) -> int:
     raise AssertionError("never")
 
 
-def test_a_hang_is_believed_sooner_only_if_another_video_was_read_since_the_first_one() -> None:
+def test_a_hanging_video_is_given_up_sooner_if_another_was_read_since_its_first_hang() -> None:
     attempts = Attempts()
-    attempts.note("good", None)  # before, when the machine may have been another one
+    attempts.note("good", None)  # before the first hang, so no evidence of a working machine
     assert n_tries(attempts, HANGS) == 5
     attempts = Attempts()
     attempts.note("bad", HANGS)
@@ -29,7 +29,7 @@ def test_a_hang_is_believed_sooner_only_if_another_video_was_read_since_the_firs
     assert n_tries(attempts, HANGS) == 2  # the second and the third
 
 
-def test_failures_of_different_kinds_are_counted_apart_and_the_one_that_repeats_is_the_reason() -> None:
+def test_different_failures_are_counted_separately_and_the_repeated_one_is_the_reason() -> None:
     attempts = Attempts()
     for number in range(3):
         attempts.note("bad", HANGS)
@@ -39,7 +39,7 @@ def test_failures_of_different_kinds_are_counted_apart_and_the_one_that_repeats_
     assert attempts.reasons == {"bad": "corrupt: frame 2"}
 
 
-def test_messages_that_differ_at_every_try_are_believed_in_the_end() -> None:
+def test_a_video_is_given_up_after_seven_different_failures() -> None:
     attempts = Attempts()
     for number in range(6):
         assert not attempts.is_over("bad")
@@ -47,10 +47,10 @@ def test_messages_that_differ_at_every_try_are_believed_in_the_end() -> None:
     assert attempts.is_over("bad")
 
 
-def test_a_video_that_decord_fails_at_halfway_twice_is_left_to_the_other_decoder() -> None:
+def test_a_video_that_fails_halfway_twice_in_decord_is_left_to_pyav() -> None:
     attempts, halfway = Attempts(), HalfwayError("decord: cannot go on")
     attempts.note("bad", halfway)
-    assert attempts.decord_failure("bad") == ""  # it may have failed in passing
+    assert attempts.decord_failure("bad") == ""  # may be a transient failure
     attempts.note("bad", halfway)
     assert attempts.decord_failure("bad") == "decord: cannot go on" and not attempts.is_over("bad")
     attempts.note("bad", None)
@@ -58,7 +58,7 @@ def test_a_video_that_decord_fails_at_halfway_twice_is_left_to_the_other_decoder
 
 
 @pytest.mark.parametrize("error", [HANGS, ReadingError("its decoder was killed")])
-def test_a_video_that_failed_is_checked_before_it_is_tried_again(error: DecodeError | ReadingError) -> None:
+def test_a_failed_video_is_marked_as_repeated(error: DecodeError | ReadingError) -> None:
     attempts = Attempts()
     attempts.note("bad", error)
     assert attempts.is_repeated("bad") and not attempts.is_repeated("good")

@@ -7,7 +7,7 @@ from pipeline.batching import cut, token_batches
 
 
 @given(st.lists(st.integers(1, 100), max_size=60), st.integers(0, 50), st.integers(1, 600))
-def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], extra: int, budget: int) -> None:
+def test_batches_contain_every_row_once_within_the_budget(lengths: list[int], extra: int, budget: int) -> None:
     batches = token_batches(lengths, extra, budget)
     assert sorted(row for batch in batches for row in batch.tolist()) == list(range(len(lengths)))
     for batch in batches:
@@ -16,7 +16,7 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], extra
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 600))
-def test_no_two_neighbouring_batches_could_be_one(lengths: list[int], budget: int) -> None:
+def test_adjacent_batches_cannot_be_merged(lengths: list[int], budget: int) -> None:
     batches = token_batches(lengths, 0, budget)
     for batch, following in pairwise(batches):
         assert (len(batch) + 1) * lengths[following[0]] > budget

@@ -21,30 +21,30 @@ pair = st.tuples(
 
 
 def runs(pairs: list[tuple[int | None, int | None, str, str]]) -> tuple[list[Outcome], list[Outcome]]:
-    """Predictions of A and B, the video, the type (and group) of questions whose right option is 0."""
-    return tuple([Outcome(0, found[run], found[2], found[3], found[3]) for found in pairs] for run in (0, 1))
+    """Outcomes of A and B from (prediction of A, of B, video, type and group); the correct option is 0."""
+    return tuple([Outcome(0, row[run], row[2], row[3], row[3]) for row in pairs] for run in (0, 1))
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemars_test_is_a_fair_coins(b: int, c: int) -> None:
+def test_mcnemars_p_value_is_that_of_a_fair_coin(b: int, c: int) -> None:
     n, tail = b + c, sum(math.comb(b + c, i) for i in range(min(b, c) + 1))
     assert mcnemar_p_value(b, c) == pytest.approx(min(1.0, 2 * tail / 2**n))
 
 
-def test_mcnemars_test_agrees_with_its_chi_square_form_at_large_counts() -> None:
+def test_mcnemars_p_value_agrees_with_chi_square_at_large_counts() -> None:
     # McNemar 1947 with Edwards' continuity correction: (|b - c| - 1)^2 / (b + c), one degree of freedom.
     assert mcnemar_p_value(150, 86) == pytest.approx(chi2.sf((150 - 86 - 1) ** 2 / 236, 1), rel=0.1)
     assert mcnemar_p_value(1500, 1400) == pytest.approx(chi2.sf((1500 - 1400 - 1) ** 2 / 2900, 1), rel=0.01)
 
 
-def test_the_difference_is_of_b_over_a_and_only_disagreements_count() -> None:
+def test_the_difference_is_b_minus_a_and_only_disagreements_count() -> None:
     a, b = runs([(0, 0, "u", "p")] * 5 + [(1, 0, "v", "p")] * 3 + [(0, 2, "w", "p")] + [(1, 2, "x", "p")])
     row = comparison_table(a, b)[0]
     assert (row.a_percent, row.b_percent, row.difference_points) == (60.0, 80.0, 20.0)
     assert (row.n_only_a, row.n_only_b, row.p_value) == (1, 3, pytest.approx(10 / 16))
 
 
-def test_pairs_tell_apart_what_two_intervals_do_not() -> None:
+def test_the_paired_test_detects_a_difference_within_overlapping_intervals() -> None:
     a, b = runs([(0, 0, f"v{n}", "") for n in range(300)] + [(1, 1, f"w{n}", "") for n in range(180)])
     better = runs([(1, 0, f"x{n}", "") for n in range(20)])
     a, b = a + better[0], b + better[1]
@@ -58,10 +58,10 @@ def test_the_headline_mean_of_groups_has_a_difference_and_an_interval_but_no_p_v
     head, overall, *_ = comparison_table(a, b, Reporting("mean_of_groups"))
     assert (head.name, head.is_headline, head.difference_points, head.p_value) == ("mean of 2 groups", True, 50.0, None)
     assert (overall.is_headline, overall.difference_points) == (False, 25.0)
-    assert head.low_points == head.high_points == 50.0  # in every draw all of p change and none of q
+    assert head.low_points == head.high_points == 50.0  # in every draw all of p differ and none of q
 
 
-def test_other_questions_and_questions_without_an_answer_are_refused() -> None:
+def test_different_or_unlabelled_questions_are_refused() -> None:
     for a, b in (([], []), ([Outcome(0, 0)], []), ([Outcome(0, 0)], [Outcome(1, 0)]), ([Outcome(None, 0)],) * 2):
         with pytest.raises(ValueError, match="the same questions"):
             comparison_table(a, b)
@@ -91,7 +91,7 @@ def test_swapping_the_runs_changes_signs_and_no_p_value(pairs: list) -> None:
 
 
 @given(st.lists(pair, min_size=1, max_size=40), st.sampled_from(["overall", "mean_of_groups"]))
-def test_it_has_the_rows_and_accuracies_of_the_accuracy_tables(pairs: list, headline: Any) -> None:
+def test_the_comparison_has_the_rows_and_accuracies_of_the_accuracy_tables(pairs: list, headline: Any) -> None:
     a, b = runs(pairs)
     assume(headline == "overall" or any(outcome.group for outcome in a))
     reporting = Reporting(headline, {"both": ("p", "q")})

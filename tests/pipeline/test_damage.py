@@ -1,4 +1,4 @@
-"""Damage inside a file and a lost end are seen wherever a decoder can see them, and whole files are never taken for damaged."""
+"""Damaged and truncated files are detected where a decoder can do so; intact files are never reported as damaged."""
 
 from __future__ import annotations
 
@@ -41,14 +41,18 @@ KINDS: dict[str, dict[str, Any]] = {
     "png.mov": {"codec": "png", "pixel_format": "rgb24"},
     "vp8.ogv": {"codec": "libvpx"},
 }
-WITHOUT_CHECKS: dict[str, dict[str, Any]] = {  # their decoders see next to nothing
+WITHOUT_CHECKS: dict[str, dict[str, Any]] = {  # damage that their decoders hardly detect
     "vp8.webm": {"codec": "libvpx"},
     "vp8_hidden.webm": {"codec": "libvpx", "codec_options": {"auto-alt-ref": "1", "lag-in-frames": "16"}},
     "huffyuv.avi": {"codec": "huffyuv", "pixel_format": "yuv422p"},
     "raw.avi": {"codec": "rawvideo"},
 }
 LIVE = {"live.webm": {"codec": "libvpx"}, "live.mkv": {}}
-WHOLE = {**KINDS, **WITHOUT_CHECKS, **{name: {**how, "container_options": {"live": "1"}} for name, how in LIVE.items()}}
+INTACT = {
+    **KINDS,
+    **WITHOUT_CHECKS,
+    **{name: {**how, "container_options": {"live": "1"}} for name, how in LIVE.items()},
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +66,13 @@ def pool() -> Iterator[DecoderPool]:
         yield pool
 
 
-def whole(folder: Path, name: str) -> Path:
+def intact_video(folder: Path, name: str) -> Path:
     path = folder / name
-    return path if path.exists() else videos.make_video(path, **{"size": (160, 120), **WHOLE[name]})
+    return path if path.exists() else videos.make_video(path, **{"size": (160, 120), **INTACT[name]})
 
 
 def damage_pictures(path: Path, damaged: Path, fill: str) -> Path:
-    """A copy in which bytes inside each picture but the first are others; the container is as it was."""
+    """Write a copy with other bytes inside each picture but the first; the container is unchanged."""
     content, rng = bytearray(path.read_bytes()), np.random.default_rng(0)
     with av.open(str(path)) as container:
         pictures = [bytes(packet) for packet in container.demux(video=0) if packet.size > 40]
@@ -93,32 +97,28 @@ def reason(pool: DecoderPool, path: Path) -> str:
 
 @pytest.mark.parametrize("fill", ["zeros", "random bytes"])
 @pytest.mark.parametrize("name", KINDS)
-def test_other_bytes_inside_a_stream_make_the_video_corrupt(
+def test_damaged_pictures_make_the_video_corrupt(
     folder: Path, tmp_path: Path, pool: DecoderPool, name: str, fill: str
 ) -> None:
-    assert reason(pool, damage_pictures(whole(folder, name), tmp_path / name, fill)).startswith("corrupt: ")
+    assert reason(pool, damage_pictures(intact_video(folder, name), tmp_path / name, fill)).startswith("corrupt: ")
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_a_whole_file_is_never_taken_for_damaged(folder: Path, pool: DecoderPool, name: str) -> None:
-    assert reason(pool, whole(folder, name)) == ""
+@pytest.mark.parametrize("name", INTACT)
+def test_an_intact_file_is_not_reported_as_damaged(folder: Path, pool: DecoderPool, name: str) -> None:
+    assert reason(pool, intact_video(folder, name)) == ""
 
 
 @pytest.mark.parametrize("keep", [0.4, 0.7, 0.95])
 @pytest.mark.parametrize("name", ["vp8.ogv", "picture.gif", "mjpeg.avi", "mpeg4.avi", "wmv2.wmv", "flv1.flv"])
-def test_a_file_that_was_cut_short_is_never_taken_for_a_shorter_video(
-    folder: Path, tmp_path: Path, name: str, keep: float
-) -> None:
-    content = whole(folder, name).read_bytes()
+def test_a_truncated_file_is_not_read_as_a_shorter_video(folder: Path, tmp_path: Path, name: str, keep: float) -> None:
+    content = intact_video(folder, name).read_bytes()
     (tmp_path / name).write_bytes(content[: int(keep * len(content))])
     with pytest.raises(DecodeError, match=r"^(truncated|corrupt): "):
         probe(tmp_path / name)
 
 
-def test_a_gif_with_bytes_after_its_trailer_is_whole_and_one_without_a_trailer_is_not(
-    folder: Path, tmp_path: Path
-) -> None:
-    content = whole(folder, "picture.gif").read_bytes()
+def test_a_gif_is_complete_only_with_its_trailer(folder: Path, tmp_path: Path) -> None:
+    content = intact_video(folder, "picture.gif").read_bytes()
     (tmp_path / "longer.gif").write_bytes(content + bytes(7))
     assert probe(tmp_path / "longer.gif").n_frames == 48
     (tmp_path / "cut.gif").write_bytes(content[:-1])
@@ -126,8 +126,8 @@ def test_a_gif_with_bytes_after_its_trailer_is_whole_and_one_without_a_trailer_i
         probe(tmp_path / "cut.gif")
 
 
-def test_pictures_lost_from_the_middle_of_an_avi_are_missed_by_its_index(folder: Path, tmp_path: Path) -> None:
-    content = bytearray(whole(folder, "mpeg4.avi").read_bytes())
+def test_a_gap_in_an_avi_file_is_detected_by_its_index(folder: Path, tmp_path: Path) -> None:
+    content = bytearray(intact_video(folder, "mpeg4.avi").read_bytes())
     chunk = content.index(b"00dc", len(content) // 2)
     content[chunk : chunk + 8] = bytes(8)
     (tmp_path / "hole.avi").write_bytes(content)
@@ -135,9 +135,7 @@ def test_pictures_lost_from_the_middle_of_an_avi_are_missed_by_its_index(folder:
         probe(tmp_path / "hole.avi")
 
 
-def test_what_was_said_of_a_damaged_file_is_not_said_of_the_next(
-    folder: Path, tmp_path: Path, pool: DecoderPool
-) -> None:
+def test_damage_of_one_file_is_not_reported_for_the_next(folder: Path, tmp_path: Path, pool: DecoderPool) -> None:
     for name in ("mpeg2.ts", "hevc.mp4", "flv1.flv"):
-        damaged = damage_pictures(whole(folder, name), tmp_path / name, "zeros")
-        assert [bool(reason(pool, path)) for path in (damaged, whole(folder, name))] == [True, False]
+        damaged = damage_pictures(intact_video(folder, name), tmp_path / name, "zeros")
+        assert [bool(reason(pool, path)) for path in (damaged, intact_video(folder, name))] == [True, False]

@@ -1,4 +1,4 @@
-"""Videos that are decoded side by side: none waits for another, and whatever fails ends all of them."""
+"""Videos decoded side by side do not wait for each other, and a failure ends all of them."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def shown(key: str, result: DecodeResult) -> tuple[str, list[int]]:
+def key_and_indices(key: str, result: DecodeResult) -> tuple[str, list[int]]:
     frames = np.concatenate([chunk.copy() for chunk in result.frames])
     return key, [videos.read_index(frame) for frame in frames]
 
 
-def test_a_video_that_is_slow_holds_no_other(folder: Path) -> None:
+def test_a_stalled_video_does_not_delay_the_others(folder: Path) -> None:
     def write(key: str, result: DecodeResult) -> str:
         if key == "waits":
             assert isinstance(result.error, ReadingError) and "neither computed nor answered" in str(result.error)
         return key
 
-    asked = requests(folder, "waits", "150.mp4", "100.mp4", "20.mp4", "100.mp4")
-    finished = list(decode_side_by_side(2, 1.0, 32, asked, write))
+    five = requests(folder, "waits", "150.mp4", "100.mp4", "20.mp4", "100.mp4")
+    finished = list(decode_side_by_side(2, 1.0, 32, five, write))
     assert finished == ["150.mp4", "100.mp4", "20.mp4", "100.mp4", "waits"]
 
 
-def test_every_video_comes_with_its_own_frames_whoever_decodes_it(folder: Path) -> None:
+def test_every_video_has_its_own_frames(folder: Path) -> None:
     names = [f"{n}.mp4" for n in (150, 100, 20)] * 3
-    finished = list(decode_side_by_side(3, 60.0, 224, requests(folder, *names), shown))
+    finished = list(decode_side_by_side(3, 60.0, 224, requests(folder, *names), key_and_indices))
     assert sorted(finished) == sorted((name, list(range(int(name.split(".")[0])))) for name in names)
 
 
@@ -74,7 +74,7 @@ def test_an_error_of_the_writer_or_the_requests_ends_all_processes(folder: Path)
     assert workers_of(os.getpid()) == before
 
 
-def test_a_request_that_comes_when_all_is_over_is_not_decoded(folder: Path) -> None:
+def test_a_request_after_a_failure_is_not_decoded(folder: Path) -> None:
     failed, written = threading.Event(), []
 
     def write(key: str, result: DecodeResult) -> str:
@@ -87,7 +87,7 @@ def test_a_request_that_comes_when_all_is_over_is_not_decoded(folder: Path) -> N
     def slow() -> Iterator[KeyedRequest]:
         yield from requests(folder, "20.mp4")
         failed.wait(60)
-        time.sleep(0.3)  # the error lies in the queue now, behind what is asked for
+        time.sleep(0.3)  # until the error is in the queue
         yield from requests(folder, "150.mp4")
 
     with pytest.raises(OSError, match="No space left"):
@@ -95,9 +95,9 @@ def test_a_request_that_comes_when_all_is_over_is_not_decoded(folder: Path) -> N
     assert all(n_chunks == 0 for _, _, n_chunks in written), written
 
 
-def test_a_caller_that_goes_away_leaves_no_process(folder: Path) -> None:
+def test_closing_the_iterator_ends_all_processes(folder: Path) -> None:
     before = workers_of(os.getpid())
-    finished = decode_side_by_side(2, 60.0, 224, requests(folder, "waits", "100.mp4", "20.mp4"), shown)
+    finished = decode_side_by_side(2, 60.0, 224, requests(folder, "waits", "100.mp4", "20.mp4"), key_and_indices)
     assert next(finished)[0] == "100.mp4"
     finished.close()  # type: ignore[attr-defined]
     assert workers_of(os.getpid()) == before

@@ -1,4 +1,4 @@
-"""Processes of a training end together, and say why in a sentence where a user can fix it."""
+"""Processes of a training end together; errors that a user can fix are one sentence."""
 
 import errno
 import logging
@@ -19,7 +19,7 @@ def on_a_full_disk() -> None:
     raise OSError(errno.ENOSPC, "No space left on device", "/store/partial/x")
 
 
-def test_full_disk_in_a_process_of_a_training_is_one_sentence_not_a_traceback() -> None:
+def test_a_full_disk_in_a_training_process_raises_a_one_line_error() -> None:
     with pytest.raises(SevilaError, match=r"^/store/partial/x: No space left on device; remove the cause"):
         start_processes(1, on_a_full_disk, (), "train")
 
@@ -28,18 +28,18 @@ def refuse() -> None:
     raise SevilaError("give other weights")
 
 
-def test_what_a_user_is_to_read_arrives_as_the_same_error_from_one_process_and_from_several() -> None:
+def test_a_user_error_in_one_or_several_processes_is_raised_unchanged() -> None:
     for call in (lambda: run_in_subprocess(refuse), lambda: start_processes(2, refuse, (), "train")):
         with pytest.raises(SevilaError, match=r"^give other weights$"):
             call()
 
 
-def nothing(argument: bytes) -> None:
-    """A part of a training that is over at once."""
+def do_nothing(argument: bytes) -> None:
+    """A training process that ends at once."""
 
 
 def kill_the_first_child() -> None:
-    """Wait for a process below this one that `multiprocessing` has spawned, and kill it."""
+    """Wait for a child process spawned by `multiprocessing` and kill it."""
     while True:
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -48,36 +48,36 @@ def kill_the_first_child() -> None:
                     return os.kill(int(folder.name), signal.SIGKILL)
 
 
-def test_a_process_killed_before_it_has_read_its_arguments_ends_the_training() -> None:
+def test_a_process_killed_before_it_read_its_arguments_ends_the_training() -> None:
     killer = threading.Thread(target=kill_the_first_child)
     killer.start()
-    wanted = r"process \d of 2 was ended by SIGKILL \(out of memory\?\), so the others were ended too"
-    with pytest.raises(SevilaError, match=wanted):
-        start_processes(2, nothing, (bytes(1 << 20),), "train")  # more than a pipe holds
+    message = r"process \d of 2 was ended by SIGKILL \(out of memory\?\), so the others were ended too"
+    with pytest.raises(SevilaError, match=message):
+        start_processes(2, do_nothing, (bytes(1 << 20),), "train")  # more than a pipe holds
     killer.join()
 
 
 class ErrorOfALibrary(Exception):
-    """One of the many that are written by pickle, and not read."""
+    """An error that pickle writes but cannot read."""
 
     def __init__(self, what: str, where: str) -> None:
         super().__init__(f"{what} {where}")
 
 
-def say_something() -> str:
+def log_and_warn() -> str:
     logging.getLogger("h5py").warning("odd", extra={"error": ErrorOfALibrary("no", "here")})
     logging.getLogger("sevila").info("step %d", 1)
-    logging.getLogger("torch").info("nobody asked")
+    logging.getLogger("torch").info("not shown")
     warnings.warn("deprecated", stacklevel=1)
-    return "said"
+    return "result"
 
 
-def test_what_another_process_logs_is_logged_here(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_records_of_a_process_are_logged_in_the_parent(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "sevila"):
-        assert run_in_subprocess(say_something) == "said"
-        start_processes(2, say_something, (), "train")
+        assert run_in_subprocess(log_and_warn) == "result"
+        start_processes(2, log_and_warn, (), "train")
     steps = [message for message in caplog.messages if message == "step 1"]
     assert len(steps) == 2  # of the one process, and of the first of two
-    for told, n_told in (("UserWarning: deprecated", 3), ("a log record of another process cannot be shown", 3)):
-        assert sum(told in message for message in caplog.messages) == n_told
+    for text, count in (("UserWarning: deprecated", 3), ("a log record of another process cannot be shown", 3)):
+        assert sum(text in message for message in caplog.messages) == count
     assert len(caplog.messages) == 8

@@ -20,12 +20,12 @@ moments = st.lists(moment, min_size=1, max_size=4)
 frames = st.lists(st.tuples(instants, st.integers(-3, 3)), min_size=1, max_size=20)
 
 
-def test_a_frame_at_the_very_end_of_a_moment_is_inside() -> None:
+def test_a_frame_at_the_end_of_a_moment_is_inside() -> None:
     # The rule of the official pre-training labels: start <= t <= end.
     assert inside(SECONDS, [[3.0, 5.0]])[:, 0].tolist() == [False, True, True, False, False]
 
 
-def test_precision_and_recalls_of_the_keyframes() -> None:
+def test_precision_and_recall_of_keyframes() -> None:
     quality = keyframe_quality([0, 1, 4], SECONDS, [[2, 6], [6.5, 7.5], [20, 30]])
     assert quality.precision == pytest.approx(1 / 3)  # only the frame at 3 s
     assert quality.frame_recall == pytest.approx(1 / 3)  # of those at 3, 5 and 7 s
@@ -47,25 +47,25 @@ def test_a_question_without_moments_is_refused() -> None:
         keyframe_quality([0], SECONDS, [])
 
 
-def test_rank_of_the_first_true_frame_counts_from_one_and_breaks_ties_by_time() -> None:
+def test_the_first_true_rank_counts_from_one_and_breaks_ties_by_time() -> None:
     assert first_true_rank([0, 5, 5, 9, 1], SECONDS, [[5, 5]]) == 3
     assert first_true_rank([9, 0, 0, 0, 0], SECONDS, [[0, 2]]) == 1
     assert first_true_rank([9, 0, 0, 0, 0], SECONDS, [[20, 30]]) is None
 
 
 @given(frames, moments)
-def test_more_keyframes_never_lower_recall_and_all_frames_reach_what_can_be_reached(
+def test_more_keyframes_never_lower_recall_and_all_frames_have_full_recall(
     sampled: list[tuple[float, int]], true: list[list[float]]
 ) -> None:
     seconds = sorted(second for second, _ in sampled)
     scores = [score for _, score in sampled]
-    found = [keyframe_quality(top_k_positions(scores, k), seconds, true) for k in range(1, len(seconds) + 1)]
-    for fewer, more in pairwise(found):
+    qualities = [keyframe_quality(top_k_positions(scores, k), seconds, true) for k in range(1, len(seconds) + 1)]
+    for fewer, more in pairwise(qualities):
         assert (more.frame_recall or 0) >= (fewer.frame_recall or 0)
         assert more.moment_recall >= fewer.moment_recall and more.hit >= fewer.hit
-    assert found[-1].frame_recall in (None, 1.0)
-    assert all(0 <= quality.precision <= 1 for quality in found)
-    assert all((quality.hit == 1) == (quality.precision > 0) == (quality.moment_recall > 0) for quality in found)
+    assert qualities[-1].frame_recall in (None, 1.0)
+    assert all(0 <= quality.precision <= 1 for quality in qualities)
+    assert all((quality.hit == 1) == (quality.precision > 0) == (quality.moment_recall > 0) for quality in qualities)
 
 
 @given(frames, moments)
@@ -78,7 +78,7 @@ def test_the_first_true_rank_is_the_smallest_k_that_hits(
     assert first_true_rank(scores, seconds, true) == (hits[0] if hits else None)
 
 
-def test_failed_questions_count_as_nothing_found_and_the_denominator_is_stated() -> None:
+def test_failed_questions_count_as_misses() -> None:
     right = keyframe_quality([1], SECONDS, [[3, 3]])
     unreachable = keyframe_quality([1], SECONDS, [[3.5, 4.5]])
     row = localization_row("ranking", 1, [right, unreachable, None, None], [1, None])
@@ -88,7 +88,7 @@ def test_failed_questions_count_as_nothing_found_and_the_denominator_is_stated()
     assert row.mean_first_true_rank == 1.0
 
 
-def test_without_known_moments_there_are_no_percentages() -> None:
+def test_no_questions_have_no_percentages() -> None:
     row = localization_row("keyframes", 0, [], [])
     assert row.n_questions == 0 and row.hit_percent is row.mean_first_true_rank is None
     assert format_localization([row]).splitlines()[1].split() == ["keyframes", "0", "0", "0", "-", "-", "-", "-", "-"]

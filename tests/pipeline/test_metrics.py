@@ -21,16 +21,16 @@ outcome = st.builds(
 )
 
 
-def asked(*found: tuple[int | None, int | None, str]) -> list[Outcome]:
-    """Right option, prediction, NExT-QA type; every question about a video of its own."""
+def outcomes_of(*questions: tuple[int | None, int | None, str]) -> list[Outcome]:
+    """Outcomes of (correct option, prediction, NExT-QA type), each about its own video."""
     return [
         Outcome(answer, prediction, f"v{number}", kind, nextqa.group(kind))
-        for number, (answer, prediction, kind) in enumerate(found)
+        for number, (answer, prediction, kind) in enumerate(questions)
     ]
 
 
 def test_accuracy_is_reported_overall_by_group_and_by_type() -> None:
-    outcomes = asked((0, 0, "CW"), (1, 2, "CH"), (3, 3, "TN"), (4, 4, "CW"))
+    outcomes = outcomes_of((0, 0, "CW"), (1, 2, "CH"), (3, 3, "TN"), (4, 4, "CW"))
     rows = {(row.scope, row.name): row for row in accuracy_table(outcomes)}
     assert list(rows) == [
         ("overall", "overall"),
@@ -46,8 +46,8 @@ def test_accuracy_is_reported_overall_by_group_and_by_type() -> None:
     assert [row.is_headline for row in rows.values()] == [True] + [False] * 5
 
 
-def test_a_data_sets_own_rows_pool_its_types() -> None:
-    outcomes = asked((0, 0, "TN"), (0, 1, "TP"), (0, 0, "TC"), (0, 0, "TC"), (0, 0, "CW"))
+def test_pooled_rows_of_a_dataset_combine_its_types() -> None:
+    outcomes = outcomes_of((0, 0, "TN"), (0, 1, "TP"), (0, 0, "TC"), (0, 0, "TC"), (0, 0, "CW"))
     rows = {row.name: row for row in accuracy_table(outcomes, NEXTQA) if row.scope == "pooled"}
     assert {name: (row.n_correct, row.n_questions) for name, row in rows.items()} == {
         "Acc_C": (1, 1),
@@ -56,8 +56,8 @@ def test_a_data_sets_own_rows_pool_its_types() -> None:
     }
 
 
-def test_the_mean_of_groups_weighs_a_small_group_as_much_as_a_large_one() -> None:
-    outcomes = asked(*[(0, 0, "CW")] * 8, (0, 1, "TN"), (0, 0, "TN"), (None, 0, "DC"), (0, 0, ""))
+def test_the_mean_of_groups_weighs_groups_equally() -> None:
+    outcomes = outcomes_of(*[(0, 0, "CW")] * 8, (0, 1, "TN"), (0, 0, "TN"), (None, 0, "DC"), (0, 0, ""))
     head, overall, *_ = accuracy_table(outcomes, MEAN)
     assert (head.name, head.is_headline, head.accuracy_percent) == ("mean of 2 groups", True, 75.0)
     assert (head.n_questions, head.n_correct, head.n_unlabelled) == (10, 9, 1)
@@ -67,27 +67,27 @@ def test_the_mean_of_groups_weighs_a_small_group_as_much_as_a_large_one() -> Non
     assert head.wilson_low_percent is None
 
 
-def test_the_interval_of_one_group_is_the_interval_of_its_mean() -> None:
-    outcomes = asked(*[(0, number % 3, "CW") for number in range(30)])
+def test_the_mean_of_one_group_has_the_interval_of_that_group() -> None:
+    outcomes = outcomes_of(*[(0, number % 3, "CW") for number in range(30)])
     head, overall, *_ = accuracy_table(outcomes, MEAN)
     names = ("accuracy_percent", "bootstrap_low_percent", "bootstrap_high_percent")
     assert [getattr(head, name) for name in names] == [getattr(overall, name) for name in names]
 
 
-def test_without_a_group_the_mean_of_groups_is_not_known() -> None:
+def test_the_mean_of_groups_is_unknown_without_groups() -> None:
     head, overall = accuracy_table([Outcome(0, 0, "v"), Outcome(0, 0, "w")], MEAN)
     assert (head.n_questions, head.accuracy_percent, head.bootstrap_low_percent) == (0, None, None)
     assert overall.accuracy_percent == 100.0
 
 
-def test_the_other_interval_is_wilsons() -> None:
+def test_the_wilson_interval_matches_a_published_example() -> None:
     # Newcombe 1998 (Statistics in Medicine 17, table I): 81 of 263, score method: 0.2553 to 0.3662.
-    (row,) = accuracy_table(asked(*[(0, 0, "")] * 81, *[(0, 1, "")] * 182))
+    (row,) = accuracy_table(outcomes_of(*[(0, 0, "")] * 81, *[(0, 1, "")] * 182))
     assert row.wilson_low_percent == pytest.approx(25.53, abs=0.005)
     assert row.wilson_high_percent == pytest.approx(36.62, abs=0.005)
 
 
-def test_the_interval_is_by_video_unless_questions_are_asked_for() -> None:
+def test_the_interval_resamples_videos_by_default() -> None:
     outcomes = [Outcome(0, number % 2, f"v{number % 2}") for number in range(100)]
     (by_video,) = accuracy_table(outcomes)
     (by_question,) = accuracy_table(outcomes, resampling=Resampling("question"))
@@ -95,28 +95,28 @@ def test_the_interval_is_by_video_unless_questions_are_asked_for() -> None:
     assert 35 < by_question.bootstrap_low_percent < by_question.bootstrap_high_percent < 65
 
 
-def test_the_same_seed_gives_the_same_interval_and_another_seed_nearly_the_same() -> None:
-    outcomes = asked(*[(0, number % 3, "") for number in range(200)])
+def test_equal_seeds_give_equal_intervals_and_other_seeds_similar_ones() -> None:
+    outcomes = outcomes_of(*[(0, number % 3, "") for number in range(200)])
     (first,), (again,), (other,) = (accuracy_table(outcomes, resampling=Resampling(seed=seed)) for seed in (0, 0, 1))
     assert first == again
     assert first.bootstrap_low_percent == pytest.approx(other.bootstrap_low_percent, abs=0.6)
 
 
 def test_an_unanswered_question_counts_as_wrong() -> None:
-    (row,) = accuracy_table(asked((0, 0, ""), (0, None, "")))
+    (row,) = accuracy_table(outcomes_of((0, 0, ""), (0, None, "")))
     assert (row.n_questions, row.n_correct, row.n_unanswered) == (2, 1, 1)
     assert row.accuracy_percent == row.unanswered_percent == 50.0
 
 
-def test_a_question_without_a_known_answer_is_counted_apart() -> None:
-    (row,) = accuracy_table(asked((0, 0, ""), (None, 3, ""), (None, None, "")))
+def test_a_question_without_a_known_answer_is_counted_separately() -> None:
+    (row,) = accuracy_table(outcomes_of((0, 0, ""), (None, 3, ""), (None, None, "")))
     assert (row.n_questions, row.n_unlabelled, row.n_unanswered) == (1, 2, 0)
     assert row.accuracy_percent == 100.0
-    assert row.bootstrap_low_percent is None  # the videos of the others say nothing
+    assert row.bootstrap_low_percent is None  # the other questions are not counted
 
 
 def test_a_test_split_without_answers_has_no_accuracy() -> None:
-    rows = accuracy_table(asked((None, 1, "CW")), NEXTQA)
+    rows = accuracy_table(outcomes_of((None, 1, "CW")), NEXTQA)
     assert [row.accuracy_percent for row in rows] == [None] * 4
     assert all(row.n_unlabelled == 1 for row in rows)
     line = format_accuracy_table(rows, "video").splitlines()[1]
@@ -129,7 +129,7 @@ def test_no_questions_give_one_empty_row() -> None:
 
 
 def test_the_printed_table_is_aligned() -> None:
-    outcomes = asked(*[(0, 0, "CW")] * 8, (0, 1, "TN"), (0, None, "TN"), (None, 1, "DC"))
+    outcomes = outcomes_of(*[(0, 0, "CW")] * 8, (0, 1, "TN"), (0, None, "TN"), (None, 1, "DC"))
     assert format_accuracy_table(accuracy_table(outcomes), "video").splitlines() == [
         "               questions  correct  accuracy  95 % by video   95 % Wilson  unanswered  no known answer",
         "overall               10        8    80.0 %   50.0 - 100.0   49.0 - 94.3      10.0 %                1",
@@ -142,7 +142,7 @@ def test_the_printed_table_is_aligned() -> None:
     ]
 
 
-@settings(deadline=None)  # scipy's first interval loads what it needs
+@settings(deadline=None)  # scipy imports modules on the first interval
 @given(st.lists(outcome, max_size=60), st.sampled_from([Reporting(), NEXTQA, MEAN]))
 def test_counts_add_up_and_percentages_are_never_nan(outcomes: list[Outcome], reporting: Reporting) -> None:
     rows = accuracy_table(outcomes, reporting, FEW)

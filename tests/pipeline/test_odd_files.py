@@ -1,4 +1,4 @@
-"""Files that are not what their names or headers say, cut from others, or damaged: the right frames, or a reason."""
+"""Files with misleading names or headers, cut or damaged files: they give the right frames or a reason."""
 
 import errno
 import io
@@ -38,18 +38,20 @@ def pool() -> Iterator[DecoderPool]:
 def read(
     pool: DecoderPool, path: Path, k: int = 5000, decord_failure: str = ""
 ) -> tuple[VideoProbe | None, np.ndarray, str]:
-    """The probe, the frames and the reason if there are none; asked again where decord fails halfway, as the stage does."""
+    """Return the probe, the frames and the reason if there are none; retried like in the stage if decord fails halfway."""
     request = DecodeRequest(path, UniformSampling(k), image_folder_fps=3.0, decord_failure=decord_failure)
-    (result,) = [(result.probe, list(taken(result.frames)), result.reason) for result in pool.decode([request])]
-    found, chunks, reason = result
+    (result,) = [
+        (result.probe, list(chunks_and_error(result.frames)), result.reason) for result in pool.decode([request])
+    ]
+    probed, chunks, reason = result
     if chunks and isinstance(chunks[-1], HalfwayError):
         return read(pool, path, k, str(chunks[-1]))
     if chunks and isinstance(chunks[-1], str):
-        return found, np.empty(0), chunks[-1]
-    return found, np.concatenate(chunks) if chunks else np.empty(0), reason
+        return probed, np.empty(0), chunks[-1]
+    return probed, np.concatenate(chunks) if chunks else np.empty(0), reason
 
 
-def taken(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray | str | HalfwayError]:
+def chunks_and_error(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray | str | HalfwayError]:
     try:
         yield from (chunk.copy() for chunk in frames)
     except HalfwayError as error:
@@ -58,13 +60,13 @@ def taken(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray | str | HalfwayEr
         yield str(error)
 
 
-def shown(frames: np.ndarray) -> list[int]:
+def indices_shown(frames: np.ndarray) -> list[int]:
     return [videos.read_index(frame) for frame in frames]
 
 
 @pytest.mark.parametrize("text", PLAYLISTS)
 @pytest.mark.parametrize("name", ["video.mp4", "video.m3u8", "video.mkv"])
-def test_a_playlist_is_no_video_whatever_its_name(tmp_path: Path, pool: DecoderPool, text: str, name: str) -> None:
+def test_a_playlist_is_refused_under_any_name(tmp_path: Path, pool: DecoderPool, text: str, name: str) -> None:
     videos.make_video(tmp_path / "other.mp4")
     videos.make_video(tmp_path / "other.ts")
     (tmp_path / name).write_text(text)
@@ -73,16 +75,16 @@ def test_a_playlist_is_no_video_whatever_its_name(tmp_path: Path, pool: DecoderP
     )
 
 
-def test_an_image_that_is_a_playlist_is_refused_too(tmp_path: Path, pool: DecoderPool) -> None:
+def test_a_playlist_among_images_is_refused(tmp_path: Path, pool: DecoderPool) -> None:
     folder = videos.make_image_folder(tmp_path / "frames")
     (folder / "5.jpg").write_text("ffconcat version 1.0\nfile 4.jpg\n")
     assert read(pool, folder)[2].startswith("corrupt: images: 5.jpg: unreadable: a playlist (ffconcat)")
 
 
-def test_an_mp4_that_refers_to_another_file_does_not_open_it(tmp_path: Path, pool: DecoderPool) -> None:
+def test_an_mp4_reference_to_another_file_is_not_followed(tmp_path: Path, pool: DecoderPool) -> None:
     path = videos.make_video(tmp_path / "refers.mp4")
     videos.make_video(tmp_path / "other.mp4", n_frames=20)
-    url = b"url \0\0\0\0other.mp4\0"  # flags 0: the pictures lie elsewhere
+    url = b"url \0\0\0\0other.mp4\0"  # flags 0: the pictures are in another file
     content = path.read_bytes().replace(struct.pack(">I", 12) + b"url \0\0\0\1", struct.pack(">I", 4 + len(url)) + url)
     grown = len(url) - 8
     for kind in (b"dref", b"dinf", b"minf", b"mdia", b"trak", b"moov"):
@@ -90,10 +92,10 @@ def test_an_mp4_that_refers_to_another_file_does_not_open_it(tmp_path: Path, poo
         (length,) = struct.unpack_from(">I", content, place)
         content = content[:place] + struct.pack(">I", length + grown) + content[place + 4 :]
     path.write_bytes(content)
-    assert shown(read(pool, path)[1]) == list(range(48))  # its own
+    assert indices_shown(read(pool, path)[1]) == list(range(48))  # its own frames
 
 
-def test_more_frames_than_any_video_has_are_not_waited_for(tmp_path: Path) -> None:
+def test_an_absurd_frame_count_is_refused(tmp_path: Path) -> None:
     path = videos.make_video(tmp_path / "video.mp4")
     content = bytearray(path.read_bytes())
     struct.pack_into(">II", content, content.index(b"stsz") + 8, 1, 30_000_000)  # of one byte each
@@ -102,10 +104,10 @@ def test_more_frames_than_any_video_has_are_not_waited_for(tmp_path: Path) -> No
         probe(path)
 
 
-def test_a_file_that_is_replaced_while_it_is_read_gives_one_files_frames(tmp_path: Path) -> None:
+def test_a_file_replaced_while_it_is_read_raises_a_reading_error(tmp_path: Path) -> None:
     path = videos.make_video(tmp_path / "video.mp4", n_frames=20)
     source = VideoBytes(path, None, (), lambda: None)
-    # Of which nothing is kept: one that is put in another's place cannot be told from one that was written to.
+    # A replaced file cannot be distinguished from one that was written to, so nothing of it is kept.
     with pytest.raises(ReadingError, match="while it was read"), source.checked_path(check_first=False) as same:
         videos.make_video(tmp_path / "new.mp4", n_frames=10).replace(path)
         assert (probe(same).n_frames, probe(path).n_frames) == (20, 10)
@@ -122,15 +124,15 @@ CUTS = {
 
 
 @pytest.mark.parametrize("name", CUTS)
-def test_a_file_that_begins_without_a_keyframe_gives_what_can_be_decoded(
+def test_a_file_that_starts_without_a_keyframe_gives_the_decodable_frames(
     tmp_path: Path, pool: DecoderPool, name: str
 ) -> None:
-    whole = videos.make_video(tmp_path / f"whole_{name}", n_frames=80, **CUTS[name])
-    path = videos.copy_packets(whole, tmp_path / name, first=27)
-    found, frames, reason = read(pool, path)
-    assert reason == "" and found is not None and found.decoder == "pyav"
-    assert shown(frames) == list(range(40, 80))
-    assert shown(read(pool, path, 8)[1]) == [42, 47, 52, 57, 62, 67, 72, 77]
+    source = videos.make_video(tmp_path / f"whole_{name}", n_frames=80, **CUTS[name])
+    path = videos.copy_packets(source, tmp_path / name, first=27)
+    probed, frames, reason = read(pool, path)
+    assert reason == "" and probed is not None and probed.decoder == "pyav"
+    assert indices_shown(frames) == list(range(40, 80))
+    assert indices_shown(read(pool, path, 8)[1]) == [42, 47, 52, 57, 62, 67, 72, 77]
 
 
 OPEN_GROUPS = {
@@ -140,78 +142,76 @@ OPEN_GROUPS = {
 
 
 @pytest.mark.parametrize("name", OPEN_GROUPS)
-def test_a_cut_at_an_open_group_of_pictures_leaves_out_what_leans_on_the_part_cut_off(
+def test_a_cut_at_an_open_group_of_pictures_excludes_undecodable_frames(
     tmp_path: Path, pool: DecoderPool, name: str
 ) -> None:
-    whole = videos.make_video(tmp_path / f"whole_{name}", n_frames=80, gop=20, **OPEN_GROUPS[name])
-    with av.open(str(whole)) as container:
+    source = videos.make_video(tmp_path / f"whole_{name}", n_frames=80, gop=20, **OPEN_GROUPS[name])
+    with av.open(str(source)) as container:
         keyframes = [place for place, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
-    path = videos.copy_packets(whole, tmp_path / name, first=keyframes[1])
-    found, frames, reason = read(pool, path)
-    assert reason == "" and found is not None and found.n_frames == len(frames)
-    assert shown(frames) == list(range(80 - len(frames), 80)) and 55 <= len(frames) <= 60
+    path = videos.copy_packets(source, tmp_path / name, first=keyframes[1])
+    probed, frames, reason = read(pool, path)
+    assert reason == "" and probed is not None and probed.n_frames == len(frames)
+    assert indices_shown(frames) == list(range(80 - len(frames), 80)) and 55 <= len(frames) <= 60
     for k in (1, 8, 32):
         assert read(pool, path, k)[2] == ""
 
 
-def test_pictures_that_are_not_shown_are_not_counted(tmp_path: Path, pool: DecoderPool) -> None:
-    whole = videos.make_video(tmp_path / "whole.webm", n_frames=60, codec="libvpx", gop=12)
-    path = videos.copy_packets(whole, tmp_path / "hidden.webm", first=0, hidden_keyframes=True)
-    found, frames, reason = read(pool, path)
-    assert reason == "" and found is not None
-    assert (found.n_frames, found.note) == (60, "not decord: 4 packets hold no picture")
-    assert found.fps == pytest.approx(12, rel=1e-3)
-    assert shown(frames) == list(range(60))
+def test_hidden_pictures_are_not_counted(tmp_path: Path, pool: DecoderPool) -> None:
+    source = videos.make_video(tmp_path / "source.webm", n_frames=60, codec="libvpx", gop=12)
+    path = videos.copy_packets(source, tmp_path / "hidden.webm", first=0, hidden_keyframes=True)
+    probed, frames, reason = read(pool, path)
+    assert reason == "" and probed is not None
+    assert (probed.n_frames, probed.note) == (60, "not decord: 4 packets hold no picture")
+    assert probed.fps == pytest.approx(12, rel=1e-3)
+    assert indices_shown(frames) == list(range(60))
 
 
-def test_a_cut_with_intra_refresh_gives_the_frames_from_its_recovery_on(tmp_path: Path, pool: DecoderPool) -> None:
+def test_a_cut_with_intra_refresh_gives_the_frames_after_recovery(tmp_path: Path, pool: DecoderPool) -> None:
     options = {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}
-    whole = videos.make_video(tmp_path / "whole.mkv", n_frames=100, codec_options=options, size=(160, 96))
-    path = videos.copy_packets(whole, tmp_path / "cut.mkv", first=27)
-    found, frames, reason = read(pool, path)
-    assert reason == "" and found is not None and 30 <= found.n_frames < 73
-    assert shown(frames) == list(range(100 - found.n_frames, 100))
+    source = videos.make_video(tmp_path / "source.mkv", n_frames=100, codec_options=options, size=(160, 96))
+    path = videos.copy_packets(source, tmp_path / "cut.mkv", first=27)
+    probed, frames, reason = read(pool, path)
+    assert reason == "" and probed is not None and 30 <= probed.n_frames < 73
+    assert indices_shown(frames) == list(range(100 - probed.n_frames, 100))
     assert read(pool, path, 32)[2] == read(pool, path, 8)[2] == ""
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
-def test_a_damaged_video_has_the_same_verdict_however_many_frames_are_asked(
-    tmp_path: Path, pool: DecoderPool, suffix: str
-) -> None:
-    path = videos.make_video(tmp_path / f"damaged{suffix}", n_frames=240, size=(160, 96), gop=24)
+def damage(path: Path, tenths: int) -> None:
+    """Change 300 bytes after `tenths` tenths of the file."""
     content = bytearray(path.read_bytes())
-    middle = len(content) * 6 // 10
-    content[middle : middle + 300] = bytes(byte ^ 0x5A for byte in content[middle : middle + 300])
+    start = len(content) * tenths // 10
+    content[start : start + 300] = bytes(byte ^ 0x5A for byte in content[start : start + 300])
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_damage_is_reported_for_any_number_of_requested_frames(tmp_path: Path, pool: DecoderPool, suffix: str) -> None:
+    path = videos.make_video(tmp_path / f"damaged{suffix}", n_frames=240, size=(160, 96), gop=24)
+    damage(path, tenths=6)
     assert {read(pool, path, k)[2].split(":")[0] for k in (1, 2, 3, 8, 32, 240)} == {"corrupt"}
 
 
-def test_damage_in_the_middle_of_a_long_video_is_seen_however_few_frames_are_asked(
-    tmp_path: Path, pool: DecoderPool
-) -> None:
+def test_damage_in_a_long_video_is_reported_for_few_requested_frames(tmp_path: Path, pool: DecoderPool) -> None:
     path = videos.make_video(tmp_path / "long.mp4", n_frames=6000, gop=50)
-    content = bytearray(path.read_bytes())
-    place = len(content) * 3 // 10
-    content[place : place + 300] = bytes(byte ^ 0x5A for byte in content[place : place + 300])
-    path.write_bytes(content)
+    damage(path, tenths=3)
     assert {read(pool, path, k)[2].split(":")[0] for k in (1, 8)} == {"corrupt"}
 
 
 @pytest.mark.parametrize("options", [DASH, FRAGMENTS], ids=["with an index", "without an index"])
-def test_fragments_lost_in_the_middle_are_missed(tmp_path: Path, options: dict[str, str]) -> None:
+def test_fragments_missing_in_the_middle_are_detected(tmp_path: Path, options: dict[str, str]) -> None:
     path = tmp_path / "lost.mp4"
     videos.make_fragments_lost(path, slice(5, 9), n_frames=204, container_options=options)
     with pytest.raises(DecodeError, match=r"^truncated: fragment \d+ follows on \d+"):
         probe(path)
 
 
-def test_fragments_lost_at_the_end_are_missed_where_the_index_promises_them(tmp_path: Path) -> None:
+def test_fragments_missing_at_the_end_are_detected_by_the_index(tmp_path: Path) -> None:
     path = tmp_path / "lost.mp4"
     videos.make_fragments_lost(path, slice(8, None), n_frames=204, container_options=DASH)
     with pytest.raises(DecodeError, match=r"^truncated: the index promises 17\.00 s, the fragments hold 8\.00 s"):
         probe(path)
-    whole = videos.make_fragments_lost(path, slice(0), n_frames=204, container_options=DASH)
-    assert (probe(whole).n_frames, probe(whole).decoder) == (204, "decord")
+    source = videos.make_fragments_lost(path, slice(0), n_frames=204, container_options=DASH)
+    assert (probe(source).n_frames, probe(source).decoder) == (204, "decord")
 
 
 def test_a_fragmented_file_cut_inside_a_fragment_is_truncated(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ ORIENTATIONS = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) 
 
 
 @pytest.mark.parametrize("matrix", ORIENTATIONS)
-def test_turned_and_mirrored_videos_come_out_as_a_player_shows_them(
+def test_rotated_and_mirrored_videos_are_decoded_as_displayed(
     tmp_path: Path, pool: DecoderPool, matrix: tuple[int, int, int, int]
 ) -> None:
     upright = read(pool, videos.make_video(tmp_path / "upright.mp4", size=(64, 64)), 8)[1]
@@ -237,7 +237,7 @@ def test_turned_and_mirrored_videos_come_out_as_a_player_shows_them(
     assert reason == "" and np.abs(turned.astype(int) - expected).mean() < 2
 
 
-def test_a_rotated_matroska_file_comes_out_upright(tmp_path: Path, pool: DecoderPool) -> None:
+def test_a_rotated_matroska_file_is_decoded_upright(tmp_path: Path, pool: DecoderPool) -> None:
     upright = videos.make_video(tmp_path / "upright.mp4", size=(64, 64))
     rotated = videos.rotate(videos.make_video(tmp_path / "rotated.mp4", size=(64, 64)), 180)
     path = videos.copy_packets(rotated, tmp_path / "rotated.mkv", first=0)
@@ -247,7 +247,7 @@ def test_a_rotated_matroska_file_comes_out_upright(tmp_path: Path, pool: Decoder
 
 
 def renamed(folder: Path, names: list[str]) -> Path:
-    """A folder of images of which picture n has the n-th name."""
+    """Create a folder of images in which picture n has the n-th name."""
     videos.make_image_folder(folder, len(names))
     for index in range(len(names)):
         (folder / f"{index + 1}.jpg").rename(folder / f"picture{index}")
@@ -370,13 +370,13 @@ UNCLEAR = {
 
 
 @pytest.mark.parametrize("names", CLEAR.values(), ids=CLEAR)
-def test_images_come_in_the_order_that_their_names_say(tmp_path: Path, pool: DecoderPool, names: list[str]) -> None:
+def test_images_are_ordered_by_name(tmp_path: Path, pool: DecoderPool, names: list[str]) -> None:
     _, frames, reason = read(pool, renamed(tmp_path / "frames", names))
-    assert reason == "" and shown(frames) == list(range(len(names)))
+    assert reason == "" and indices_shown(frames) == list(range(len(names)))
 
 
 @pytest.mark.parametrize(("names", "at_fault"), UNCLEAR.values(), ids=UNCLEAR)
-def test_images_whose_order_is_not_clear_are_refused_with_the_names_at_fault(
+def test_images_without_a_clear_order_are_refused_with_their_names(
     tmp_path: Path, pool: DecoderPool, names: list[str], at_fault: list[str]
 ) -> None:
     _, _, reason = read(pool, renamed(tmp_path / "frames", names))
@@ -384,52 +384,50 @@ def test_images_whose_order_is_not_clear_are_refused_with_the_names_at_fault(
     assert all(name in reason for name in at_fault)
 
 
-def test_what_is_no_regular_file_among_images_is_left_out_and_noted(tmp_path: Path, pool: DecoderPool) -> None:
+def test_special_files_among_images_are_skipped_with_a_note(tmp_path: Path, pool: DecoderPool) -> None:
     folder = videos.make_image_folder(tmp_path / "frames", n_frames=3)
-    os.mkfifo(folder / "4.jpg")  # to open which waits for a writer
+    os.mkfifo(folder / "4.jpg")  # opening it waits for a writer
     (folder / "5.jpg").mkdir()
     (folder / "6.jpg").symlink_to("nowhere.jpg")
-    found, frames, reason = read(pool, folder)
-    assert reason == "" and found is not None and shown(frames) == [0, 1, 2]
-    assert found.note == "; ".join(
+    probed, frames, reason = read(pool, folder)
+    assert reason == "" and probed is not None and indices_shown(frames) == [0, 1, 2]
+    assert probed.note == "; ".join(
         f"{name} is no regular file and was left out" for name in ("4.jpg", "5.jpg", "6.jpg")
     )
 
 
 @pytest.mark.parametrize("names", [[".5.jpg", "1.jpg", "1.5.jpg"], [".25.jpg", ".5.jpg"], [".1.jpg", "1.jpg", "2.jpg"]])
-def test_a_frame_or_hidden_file_that_begins_with_a_point_is_not_left_out_silently(
-    tmp_path: Path, pool: DecoderPool, names: list[str]
-) -> None:
+def test_an_image_that_starts_with_a_dot_is_refused(tmp_path: Path, pool: DecoderPool, names: list[str]) -> None:
     _, _, reason = read(pool, renamed(tmp_path / "frames", names))
     assert reason.startswith(f"unreadable: is {min(names)} a hidden file, or a frame?") and f"0{min(names)}" in reason
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("keep", [0, 0.5, 0.98])
-def test_a_half_written_image_is_corrupt_even_if_it_is_not_asked_for(
+def test_a_half_written_image_is_corrupt_even_if_it_is_not_requested(
     tmp_path: Path, pool: DecoderPool, suffix: str, keep: float
 ) -> None:
     folder = videos.make_image_folder(tmp_path / "frames", size=(320, 240), suffix=suffix)
     image = folder / f"2{suffix}"
     content = image.read_bytes()
-    for rest in (b"", bytes(len(content) - int(len(content) * keep))):  # cut, or with room made for the rest
+    for rest in (b"", bytes(len(content) - int(len(content) * keep))):  # cut, or padded with zeros
         image.write_bytes(content[: int(len(content) * keep)] + rest)
         for k in (1, 12):
             assert read(pool, folder, k)[2].startswith(f"corrupt: images: 2{suffix}: ")
 
 
-def test_more_than_a_thousand_frames_a_second_are_not_believed(tmp_path: Path) -> None:
+def test_more_than_a_thousand_frames_per_second_are_refused(tmp_path: Path) -> None:
     path = videos.make_video(tmp_path / "video.mkv", fps=25)
     content = path.read_bytes()
-    place = content.index(b"\x23\xe3\x83\x84") + 4  # nanoseconds a frame
+    place = content.index(b"\x23\xe3\x83\x84") + 4  # nanoseconds per frame
     path.write_bytes(content[:place] + struct.pack(">I", 11_111) + content[place + 4 :])
     assert probe(path).fps == pytest.approx(25, rel=0.03)
     with pytest.raises(DecodeError, match=r"^no_frame_rate: 5000 frames a second is not to be believed"):
         probe(videos.make_video(tmp_path / "fast.mp4", fps=5000))
 
 
-def test_an_avi_file_that_repeats_pictures_has_the_rate_of_its_own_pictures(tmp_path: Path) -> None:
-    """FFmpeg writes B pictures into AVI with an empty chunk beside each, and its header counts both."""
+def test_the_rate_of_an_avi_file_ignores_repeated_pictures(tmp_path: Path) -> None:
+    """FFmpeg writes an empty chunk beside each B picture into AVI, and the header counts both."""
     source = videos.make_video(tmp_path / "video.mp4", fps=10, codec="mpeg4", codec_options={"bf": "2"})
     copied = probe(videos.copy_packets(source, tmp_path / "copied.avi", first=0))
     assert (copied.fps, copied.n_frames) == (10, 48)
@@ -444,7 +442,7 @@ def test_an_avi_file_that_repeats_pictures_has_the_rate_of_its_own_pictures(tmp_
 
 
 @pytest.mark.parametrize("promised", [1, 4800])
-def test_a_wrong_length_in_an_avi_header_changes_no_rate(tmp_path: Path, promised: int) -> None:
+def test_a_wrong_length_in_an_avi_header_does_not_change_the_rate(tmp_path: Path, promised: int) -> None:
     path = videos.make_video(tmp_path / "video.avi", fps=10, codec="mpeg4")
     content = bytearray(path.read_bytes())
     struct.pack_into("<I", content, content.index(b"strh") + 40, promised)
@@ -453,21 +451,19 @@ def test_a_wrong_length_in_an_avi_header_changes_no_rate(tmp_path: Path, promise
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".h264", "libx264"), (".m4v", "mpeg4"), (".m2v", "mpeg2video")])
-def test_a_stream_without_times_has_the_rate_that_its_codec_writes_down(
-    tmp_path: Path, suffix: str, codec: str
-) -> None:
-    fps = 24  # not 25, at which FFmpeg shows such files; MPEG-2 knows few rates
+def test_a_stream_without_timestamps_has_the_rate_of_its_codec(tmp_path: Path, suffix: str, codec: str) -> None:
+    fps = 24  # not 25, FFmpeg's default; MPEG-2 knows few rates
     assert probe(videos.make_video(tmp_path / f"video{suffix}", fps=fps, codec=codec)).fps == fps
 
 
-def test_a_stream_whose_codec_writes_down_no_rate_is_refused(tmp_path: Path) -> None:
+def test_a_stream_without_any_rate_is_refused(tmp_path: Path) -> None:
     path = videos.make_video(tmp_path / "video.mjpeg", codec="mjpeg", pixel_format="yuvj420p")
     with pytest.raises(DecodeError, match=r"^no_frame_rate: neither the header nor the timestamps"):
         probe(path)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
-def test_transport_streams_may_be_joined_but_not_lose_packets(tmp_path: Path, codec: str) -> None:
+def test_transport_streams_may_be_joined_but_not_miss_packets(tmp_path: Path, codec: str) -> None:
     content = videos.make_video(tmp_path / "video.ts", fps=25, codec=codec, size=(160, 96)).read_bytes()
     joined = tmp_path / "joined.ts"
     joined.write_bytes(content + content)
@@ -481,7 +477,7 @@ def test_transport_streams_may_be_joined_but_not_lose_packets(tmp_path: Path, co
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photos_are_turned_and_mirrored_as_their_exif_says(tmp_path: Path, pool: DecoderPool, orientation: int) -> None:
+def test_images_follow_their_exif_orientation(tmp_path: Path, pool: DecoderPool, orientation: int) -> None:
     image = videos.make_image_folder(tmp_path / "frames", n_frames=1, size=(64, 64)) / "1.jpg"
     upright = read(pool, image.parent)[1][0]
     tags = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
@@ -501,13 +497,14 @@ def test_a_video_of_an_unknown_codec_is_unreadable(tmp_path: Path, pool: Decoder
     assert read(pool, path)[2] == "unreadable: its codec is unknown"
 
 
-def test_a_trimmed_mpeg4_file_begins_where_its_edit_list_says(tmp_path: Path) -> None:
+def test_a_trimmed_mpeg4_file_starts_at_its_edit_list(tmp_path: Path) -> None:
     path = videos.make_edit_list(tmp_path / "trimmed.mp4", n_skipped=5, codec="mpeg4", n_frames=30)
-    shown = [videos.read_index(frame.to_ndarray(format="rgb24")) for frame in pictures(path)]
-    assert shown == list(range(5, 30))  # the keyframe before them is drawn, and hidden
+    assert indices_shown(np.stack([frame.to_ndarray(format="rgb24") for frame in pictures(path)])) == list(
+        range(5, 30)
+    )  # the keyframe before them is decoded and hidden
 
 
-def test_a_disk_that_fails_while_a_video_is_read_is_an_error_and_prints_nothing(
+def test_a_disk_failure_during_reading_raises_and_prints_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path, n_left = videos.make_video(tmp_path / "good.mp4", size=(320, 240), n_frames=200), 3

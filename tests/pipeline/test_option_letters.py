@@ -1,4 +1,4 @@
-"""Replies of models: the one option that they name, or none."""
+"""Parsing the option that a model's reply names."""
 
 import pytest
 
@@ -28,7 +28,7 @@ OPTIONS = ["a red ball", "A man is walking", "vitamin C", "two"]
         ("<think>maybe A. or C</think>\nB", "B"),
     ],
 )
-def test_a_reply_that_names_one_option_is_that_option(reply: str, letter: str) -> None:
+def test_a_reply_that_names_one_option_gives_that_option(reply: str, letter: str) -> None:
     number = parse_option(reply, OPTIONS)
     assert number is not None and "ABCD"[number] == letter
 
@@ -58,11 +58,11 @@ def test_a_reply_that_names_one_option_is_that_option(reply: str, letter: str) -
         "<think>The answer is B.</think>",
     ],
 )
-def test_a_reply_that_may_mean_none_or_several_is_no_answer(reply: str) -> None:
+def test_an_ambiguous_reply_gives_no_option(reply: str) -> None:
     assert parse_option(reply, OPTIONS) is None
 
 
-def test_options_that_are_letters_or_alike_are_named_by_their_own_letter_only() -> None:
+def test_options_that_are_letters_or_equal_are_named_only_by_their_own_letter() -> None:
     assert parse_option("B", ["C", "B", "A"]) == 1
     assert parse_option("same", ["same", "Same."]) is None
     assert parse_option("3", ["1", "2", "3"]) == 2

@@ -1,4 +1,4 @@
-"""Prompts byte for byte. Wordings of the ablation are paper table 16; the others are also checked by test_parity."""
+"""Prompts byte for byte: wordings of the ablation from paper table 16, the others also checked by test_parity."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pipeline.models.prompts import (
 TEXTS = st.text(min_size=1, max_size=20)
 
 
-def test_answer_prompt_letters_each_option_once() -> None:
+def test_the_answer_prompt_letters_each_option() -> None:
     assert answer_prompt("why is it wet?", ["rain.", "sweat."]) == (
         "Question: why is it wet? Option A: rain. Option B: sweat. "
         "Considering the information presented in the frame, select the correct answer from the options."
     )
 
 
-def test_localize_prompt_has_a_space_before_the_closing_bracket_only() -> None:
+def test_the_localize_prompt_has_one_space_before_the_closing_bracket() -> None:
     assert localize_prompt("why is it wet?", ["rain.", "sweat."]) == (
         "Question: why is it wet? Options: (rain. sweat. ) "
         "Does the information within the frame provide the necessary details to accurately answer the given question?"
@@ -44,7 +44,7 @@ def test_localize_prompt_has_a_space_before_the_closing_bracket_only() -> None:
         ),
     ],
 )
-def test_each_wording_of_the_ablation_replaces_the_instruction_alone(name: str, instruction: str) -> None:
+def test_a_wording_of_the_ablation_replaces_only_the_instruction(name: str, instruction: str) -> None:
     default = localize_prompt("q", ["a", "b"])
     assert localize_prompt("q", ["a", "b"], name) == default.replace(
         LOCALIZE_INSTRUCTIONS["necessary_details"], instruction
@@ -52,19 +52,19 @@ def test_each_wording_of_the_ablation_replaces_the_instruction_alone(name: str, 
     assert next_event_localize_prompt("", ["a", "b"], name).endswith(f"Option B: b {instruction}")
 
 
-@pytest.mark.parametrize(("query", "written"), [("a dog runs", "a dog runs."), ("a dog runs.", "a dog runs.")])
-def test_moment_query_ends_in_one_full_stop(query: str, written: str) -> None:
+@pytest.mark.parametrize(("query", "expected"), [("a dog runs", "a dog runs."), ("a dog runs.", "a dog runs.")])
+def test_a_moment_query_ends_in_one_full_stop(query: str, expected: str) -> None:
     text = PROMPT_STYLES["moment"].localize(query, ["yes", "no"], "necessary_details")
-    assert text.startswith(f"Question: {written} Option A: yes. Option B: no. Does")
+    assert text.startswith(f"Question: {expected} Option A: yes. Option B: no. Does")
 
 
-def test_frames_read_together_are_numbered_from_one_and_all_prefixes_end_in_a_space() -> None:
+def test_frame_prefixes_are_numbered_from_one_and_end_in_a_space() -> None:
     assert numbered_frame_prefixes(3) == ["Frame 1: ", "Frame 2: ", "Frame 3: "]
     assert single_frame_prefixes() == ["Frame: "]
 
 
 @given(question=TEXTS, options=st.lists(TEXTS, min_size=2, max_size=26))
-def test_question_and_options_appear_unchanged_and_in_order(question: str, options: list[str]) -> None:
+def test_prompts_contain_question_and_options_unchanged_and_in_order(question: str, options: list[str]) -> None:
     answering, localizing = answer_prompt(question, options), localize_prompt(question, options)
     assert answering.startswith(f"Question: {question} Option A: {options[0]}")
     assert f" {answer_target(len(options) - 1)}: {options[-1]} Considering" in answering

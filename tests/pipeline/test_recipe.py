@@ -12,12 +12,12 @@ from pipeline.engine.toml_file import read_named
 from stages.all import STAGES
 
 
-def test_every_shipped_recipe_is_valid_and_described() -> None:
+def test_every_shipped_recipe_is_valid_and_has_a_description() -> None:
     assert {"demo", "plain", "nextqa"} <= set(available())
     assert all(load(name, STAGES).description for name in available())
 
 
-def test_unmentioned_stages_have_their_defaults(tmp_path: Path) -> None:
+def test_stages_without_a_section_have_defaults(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[sample_frames]\nframes = 16\n")
     recipe = load(str(tmp_path / "mine.toml"), STAGES)
     assert recipe.name == "mine"
@@ -26,7 +26,7 @@ def test_unmentioned_stages_have_their_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("[sample_frame]\nframes = 3", r"\[sample_frame\] is not a stage \(did you mean 'sample_frames'\?\)"),
         ("[sample_frames]\nframs = 3", r"\[sample_frames\] has no key 'frams' \(did you mean 'frames'\?\)"),
@@ -43,15 +43,15 @@ def test_unmentioned_stages_have_their_defaults(tmp_path: Path) -> None:
         ("[sample_frames", "not readable as TOML"),
     ],
 )
-def test_wrong_recipe_is_refused_by_file_key_and_nearest(tmp_path: Path, content: str, told: str) -> None:
+def test_an_invalid_recipe_is_refused_with_file_key_and_suggestion(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(content)
-    with pytest.raises(RecipeError, match=told) as caught:
+    with pytest.raises(RecipeError, match=message) as error:
         load(str(path), STAGES)
-    assert str(path) in str(caught.value)
+    assert str(path) in str(error.value)
 
 
-def test_two_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_one_error_lists_all_problems(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[sample_frames]\nframes = 0\nsiz = 3")
     with pytest.raises(RecipeError, match=r"frames = 0.*; .*no key 'siz' \(did you mean 'size'\?\)"):
         load(str(tmp_path / "mine.toml"), STAGES)
@@ -67,17 +67,17 @@ def test_two_problems_are_told_at_once(tmp_path: Path) -> None:
         ("import_backbone.weights=google/x=y", "import_backbone", "weights", "google/x=y"),
     ],
 )
-def test_settings_change_one_key(setting: str, stage: str, key: str, value: object) -> None:
+def test_a_setting_changes_one_key(setting: str, stage: str, key: str, value: object) -> None:
     assert getattr(load("plain", STAGES, [setting]).config_of(stage), key) == value
 
 
 @pytest.mark.parametrize("setting", ["frames=3", "sample_frames.frames", "sample_frames.=3", "sample_frames.frmes=3"])
-def test_wrong_setting_is_told_as_given(setting: str) -> None:
+def test_an_invalid_setting_is_quoted_in_the_error(setting: str) -> None:
     with pytest.raises(RecipeError, match=f"--set {setting}"):
         load("plain", STAGES, [setting])
 
 
-def test_settings_are_checked_together_and_each_error_names_who_set_the_key() -> None:
+def test_settings_are_checked_together_and_each_error_names_its_setting() -> None:
     assert (
         load("plain", STAGES, ["select_keyframes.k=none", "select_keyframes.k=3"]).config_of("select_keyframes").k == 3
     )
@@ -87,7 +87,7 @@ def test_settings_are_checked_together_and_each_error_names_who_set_the_key() ->
     assert "--set select_keyframes.method=best: [select_keyframes] method = 'best'" in str(error.value)
 
 
-def test_every_section_is_validated_once_however_many_settings_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_section_is_validated_once_for_many_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     validated: list[str] = []
     config = STAGES["select_keyframes"].config
     init = config.__init__
@@ -96,12 +96,12 @@ def test_every_section_is_validated_once_however_many_settings_there_are(monkeyp
     assert len(validated) == 1
 
 
-def test_unknown_recipe_names_the_nearest() -> None:
+def test_an_unknown_recipe_suggests_the_nearest_name() -> None:
     with pytest.raises(RecipeError, match="did you mean 'nextqa'"):
         load("nextq", STAGES)
 
 
-def test_seed_is_set_wherever_something_is_learned_or_drawn_but_frames_stay_as_they_are() -> None:
+def test_the_seed_applies_to_every_stage_but_frame_sampling() -> None:
     recipe = load("plain", STAGES, ["refine_localizer.seed=7"], seed=3)
     for stage in ("pretrain_localizer", "finetune_answerer", "select_keyframes"):
         assert recipe.config_of(stage).seed == 3
@@ -109,7 +109,7 @@ def test_seed_is_set_wherever_something_is_learned_or_drawn_but_frames_stay_as_t
     assert recipe.config_of("sample_frames") == load("plain", STAGES).config_of("sample_frames")
 
 
-def test_chain_may_change_keys_of_a_stage_and_is_checked_as_a_recipe_is() -> None:
+def test_keys_set_by_a_chain_are_validated() -> None:
     recipe = load("plain", STAGES, ["select_keyframes.k=2"])
     changed = recipe.config(STAGES["select_keyframes"], method="uniform")
     assert (changed.method, changed.k) == ("uniform", 2)
@@ -119,13 +119,13 @@ def test_chain_may_change_keys_of_a_stage_and_is_checked_as_a_recipe_is() -> Non
         recipe.config(STAGES["select_keyframes"], method="best")
 
 
-def test_chain_is_a_section_but_no_stage() -> None:
+def test_chain_is_a_section_and_not_a_stage() -> None:
     assert load("plain", STAGES, ["chain.kind=full"]).chain.kind == "full"
     with pytest.raises(RecipeError, match="'chain' is not a stage"):
         load("plain", STAGES).config_of("chain")
 
 
-# Names that exist beside names that do not, and values that fit somewhere beside values that fit nowhere.
+# Valid and invalid names and values.
 SECTIONS = [*section_configs(STAGES), "sample_frame", "description", ""]
 KEYS = [
     *sorted({key for config in section_configs(STAGES).values() for key in config.model_fields}),
@@ -154,7 +154,7 @@ lines = st.builds("{} = {}".format, st.sampled_from(KEYS), values) | st.builds("
 
 @settings(max_examples=60)
 @given(st.sampled_from(SECTIONS), st.sampled_from(KEYS), values, st.text(max_size=12))
-def test_any_setting_gives_a_recipe_or_an_error_that_says_why(section: str, key: str, value: str, text: str) -> None:
+def test_any_setting_gives_a_recipe_or_an_error_with_the_setting(section: str, key: str, value: str, text: str) -> None:
     for setting in (f"{section}.{key}={value}", text):
         try:
             recipe = load("plain", STAGES, [setting])
@@ -166,7 +166,7 @@ def test_any_setting_gives_a_recipe_or_an_error_that_says_why(section: str, key:
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(lines, max_size=6).map("\n".join).map(str.encode) | st.binary(max_size=40))
-def test_any_file_gives_a_recipe_or_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+def test_any_file_gives_a_recipe_or_an_error_with_the_file_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(content)
     try:
@@ -177,13 +177,13 @@ def test_any_file_gives_a_recipe_or_an_error_that_names_it(tmp_path: Path, conte
         assert isinstance(recipe, Recipe) and all(recipe.config(stage) for stage in STAGES.values())
 
 
-def test_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+def test_a_recipe_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b'\xef\xbb\xbfdescription = "mine"\n[sample_frames]\nframes = 7\n')
     assert load(str(path), STAGES).config_of("sample_frames").frames == 7
 
 
-def test_pipe_or_folder_in_the_place_of_a_recipe_is_told(tmp_path: Path) -> None:
+def test_a_pipe_or_folder_is_refused_as_a_recipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.toml")
     for name, what in (("pipe.toml", "a pipe"), ("", "a folder")):
         with pytest.raises(RecipeError, match=f"it is {what}, a recipe is a file or a name"):
@@ -200,7 +200,7 @@ def test_pipe_or_folder_in_the_place_of_a_recipe_is_told(tmp_path: Path) -> None
     ],
     ids=["gzip", "html", "lfs", "utf-16"],
 )
-def test_recipe_that_is_another_kind_of_file_is_called_that(tmp_path: Path, content: bytes, kind: str) -> None:
+def test_a_file_of_another_kind_is_named_in_the_error(tmp_path: Path, content: bytes, kind: str) -> None:
     (tmp_path / "mine.toml").write_bytes(content)
     with pytest.raises(RecipeError, match=rf"mine\.toml: .*{kind}"):
         read_named("recipe", f"{tmp_path / 'mine.toml'}", {})

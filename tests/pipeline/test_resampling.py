@@ -6,40 +6,40 @@ from scipy.stats import bootstrap
 
 from pipeline.metrics.resampling import Resampling, percentile_interval, resampled_ratios
 
-items = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1), st.sampled_from("abcdef")), max_size=40)
+outcomes = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1), st.sampled_from("abcdef")), max_size=40)
 
 
-def ratios(found: list[tuple[int, int, str]], resamples: int = 50) -> np.ndarray:
-    hits = np.array([[hit * counted] for hit, counted, _ in found]).reshape(-1, 1)
-    counted = np.array([[counted] for _, counted, _ in found]).reshape(-1, 1)
-    return resampled_ratios(hits, counted, [cluster for *_, cluster in found], resamples, 0)
+def ratios(questions: list[tuple[int, int, str]], resamples: int = 50) -> np.ndarray:
+    hits = np.array([[hit * counted] for hit, counted, _ in questions]).reshape(-1, 1)
+    counted = np.array([[counted] for _, counted, _ in questions]).reshape(-1, 1)
+    return resampled_ratios(hits, counted, [cluster for *_, cluster in questions], resamples, 0)
 
 
 def test_the_interval_over_questions_is_scipys_percentile_bootstrap() -> None:
     right = np.random.default_rng(3).random(300) < 0.62
     low, high = percentile_interval(resampled_ratios(right[:, None], np.ones((300, 1)), np.arange(300), 10_000, 0))
-    wanted = bootstrap((right,), np.mean, method="percentile", n_resamples=10_000, rng=1).confidence_interval
-    assert (low, high) == pytest.approx((wanted.low, wanted.high), abs=0.007)  # two questions of 300
+    expected = bootstrap((right,), np.mean, method="percentile", n_resamples=10_000, rng=1).confidence_interval
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.007)  # two questions of 300
 
 
 def test_the_interval_over_videos_is_scipys_over_pairs_of_counts() -> None:
     rng = np.random.default_rng(4)
-    asked = rng.integers(1, 12, size=80)
-    right = rng.binomial(asked, rng.choice([0.3, 0.9], size=80))
-    hits = np.concatenate([np.arange(n) < k for n, k in zip(asked, right, strict=True)])
-    samples = resampled_ratios(hits[:, None], np.ones((len(hits), 1)), np.repeat(np.arange(80), asked), 10_000, 0)
-    wanted = bootstrap(
-        (right, asked),
+    n_questions = rng.integers(1, 12, size=80)
+    right = rng.binomial(n_questions, rng.choice([0.3, 0.9], size=80))
+    hits = np.concatenate([np.arange(n) < k for n, k in zip(n_questions, right, strict=True)])
+    samples = resampled_ratios(hits[:, None], np.ones((len(hits), 1)), np.repeat(np.arange(80), n_questions), 10_000, 0)
+    expected = bootstrap(
+        (right, n_questions),
         lambda x, y, axis: x.sum(axis=axis) / y.sum(axis=axis),
         paired=True,
         method="percentile",
         n_resamples=10_000,
         rng=1,
     ).confidence_interval
-    assert percentile_interval(samples) == pytest.approx((wanted.low, wanted.high), abs=0.007)
+    assert percentile_interval(samples) == pytest.approx((expected.low, expected.high), abs=0.007)
 
 
-def test_two_videos_one_right_and_one_wrong_could_have_been_anything() -> None:
+def test_the_interval_over_two_opposite_videos_is_0_to_1() -> None:
     # Draws: both right 1/4, one of each 1/2, both wrong 1/4.
     samples = ratios([(1, 1, "a"), (1, 1, "a"), (0, 1, "b"), (0, 1, "b")], 10_000)[:, 0]
     assert set(samples) == {0.0, 0.5, 1.0}
@@ -47,7 +47,7 @@ def test_two_videos_one_right_and_one_wrong_could_have_been_anything() -> None:
     assert percentile_interval(samples) == (0.0, 1.0)
 
 
-def test_questions_that_rise_and_fall_with_their_video_widen_the_interval() -> None:
+def test_correlated_questions_of_a_video_widen_the_interval() -> None:
     right, videos = np.repeat(np.arange(40) % 2, 10)[:, None], np.repeat(np.arange(40), 10)
     spans = []
     for resampling in (Resampling("video"), Resampling("question")):
@@ -58,7 +58,7 @@ def test_questions_that_rise_and_fall_with_their_video_widen_the_interval() -> N
     assert spans[0] / spans[1] == pytest.approx(10**0.5, rel=0.15)
 
 
-def test_where_every_question_has_a_video_of_its_own_both_ways_are_the_same() -> None:
+def test_one_question_per_video_gives_equal_samples_by_video_and_by_question() -> None:
     right = np.random.default_rng(0).integers(0, 2, size=(30, 1))
     names = [f"{number:02d}" for number in range(30)]
     by_video, by_question = (
@@ -68,33 +68,33 @@ def test_where_every_question_has_a_video_of_its_own_both_ways_are_the_same() ->
     np.testing.assert_array_equal(by_video, by_question)
 
 
-def test_one_video_says_nothing_about_others() -> None:
+def test_a_single_counted_video_has_no_interval() -> None:
     samples = ratios([(1, 1, "a"), (0, 1, "a"), (0, 0, "b")])
     assert np.isnan(samples).all() and percentile_interval(samples) is None
 
 
-def test_no_items_have_no_interval() -> None:
+def test_no_questions_have_no_interval() -> None:
     assert percentile_interval(ratios([])) is None
 
 
-def test_many_clusters_are_drawn_in_bounded_pieces_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [(number % 2, 1, "abcdef"[number % 6]) for number in range(30)]
-    whole = ratios(found, 500)
+def test_drawing_in_chunks_gives_the_same_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = [(number % 2, 1, "abcdef"[number % 6]) for number in range(30)]
+    in_one_chunk = ratios(questions, 500)
     monkeypatch.setattr("pipeline.metrics.resampling.CHUNK_DRAWS", 100)
-    np.testing.assert_array_equal(ratios(found, 500), whole)
+    np.testing.assert_array_equal(ratios(questions, 500), in_one_chunk)
 
 
-@given(items, st.randoms(use_true_random=False))
-def test_the_order_of_questions_changes_no_byte(found: list[tuple[int, int, str]], random) -> None:
-    shuffled = random.sample(found, len(found))
-    assert ratios(found).tobytes() == ratios(shuffled).tobytes()
+@given(outcomes, st.randoms(use_true_random=False))
+def test_the_order_of_questions_does_not_change_the_samples(questions: list[tuple[int, int, str]], random) -> None:
+    shuffled = random.sample(questions, len(questions))
+    assert ratios(questions).tobytes() == ratios(shuffled).tobytes()
 
 
-@given(items)
-def test_ratios_lie_between_0_and_1_and_nan_is_all_or_an_empty_draw(found: list[tuple[int, int, str]]) -> None:
-    samples = ratios(found)
+@given(outcomes)
+def test_ratios_are_between_0_and_1_or_nan(questions: list[tuple[int, int, str]]) -> None:
+    samples = ratios(questions)
     assert ((samples >= 0) & (samples <= 1) | np.isnan(samples)).all()
-    supporting = {cluster for _, counted, cluster in found if counted}
+    supporting = {cluster for _, counted, cluster in questions if counted}
     assert np.isnan(samples).all() == (len(supporting) < 2)
-    if supporting == {cluster for *_, cluster in found} and len(supporting) >= 2:
+    if supporting == {cluster for *_, cluster in questions} and len(supporting) >= 2:
         assert not np.isnan(samples).any()

@@ -1,4 +1,4 @@
-"""What stays loaded from one step of a chain to the next, and when it goes."""
+"""The language model stays loaded between steps of a chain until it is replaced or released."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,35 +17,35 @@ def run(tmp_path: Path) -> RunContext:
     return RunContext(Store(tmp_path), device="cpu")
 
 
-def loaded(run: RunContext, digest: str, part: str = "language", precision: str = "float32") -> Any:
+def load(run: RunContext, digest: str, part: str = "language", precision: str = "float32") -> Any:
     weights: Any = SimpleNamespace(record=SimpleNamespace(files={"weights": {"sha256": digest}}))
     return resident(weights, part, precision, run, object)
 
 
-def test_the_steps_of_a_chain_share_a_language_model_and_only_that(run: RunContext) -> None:
+def test_steps_of_a_chain_share_only_the_language_model(run: RunContext) -> None:
     @keeping_language
     def chain() -> None:
-        first = loaded(run, "a")
-        assert loaded(run, "a") is first
-        assert loaded(run, "a", part="visual prompt") is not loaded(run, "a", part="visual prompt")
-        assert loaded(run, "a") is first
+        first = load(run, "a")
+        assert load(run, "a") is first
+        assert load(run, "a", part="visual prompt") is not load(run, "a", part="visual prompt")
+        assert load(run, "a") is first
 
     chain()
-    assert loaded(run, "a") is not loaded(run, "a")  # outside a chain nothing is kept
+    assert load(run, "a") is not load(run, "a")  # outside a chain nothing is kept
 
 
-def test_other_weights_or_another_precision_take_the_place_of_those_that_were_loaded(run: RunContext) -> None:
+def test_other_weights_or_precision_replace_the_loaded_model(run: RunContext) -> None:
     @keeping_language
     def chain() -> None:
-        first = loaded(run, "a")
-        assert loaded(run, "b") is not first
-        assert loaded(run, "a") is not first
-        assert loaded(run, "a", precision="bfloat16") is not loaded(run, "a")
+        first = load(run, "a")
+        assert load(run, "b") is not first
+        assert load(run, "a") is not first
+        assert load(run, "a", precision="bfloat16") is not load(run, "a")
 
     chain()
 
 
-def test_a_language_model_goes_where_other_models_want_its_memory(
+def test_give_back_language_releases_the_model_and_its_gpu_memory(
     run: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     freed: list[bool] = []
@@ -55,21 +55,19 @@ def test_a_language_model_goes_where_other_models_want_its_memory(
     @keeping_language
     def chain() -> None:
         give_back_language()
-        assert not freed  # nothing is loaded
-        first = loaded(run, "a")
+        assert not freed  # no model is loaded
+        first = load(run, "a")
         give_back_language()
-        assert freed  # other processes can have it, too
-        assert loaded(run, "a") is not first
+        assert freed  # for other processes
+        assert load(run, "a") is not first
 
     chain()
 
 
-def test_a_model_in_sixteen_bits_on_a_cpu_is_warned_of_once_and_where_it_is_loaded(
-    run: RunContext, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_loading_bfloat16_on_a_cpu_logs_one_warning(run: RunContext, caplog: pytest.LogCaptureFixture) -> None:
     warn_of_slow.cache_clear()
-    loaded(run, "a")
+    load(run, "a")
     assert "on a CPU" not in caplog.text
     for _ in range(2):
-        loaded(run, "a", precision="bfloat16")
+        load(run, "a", precision="bfloat16")
     assert caplog.text.count("models compute in bfloat16 on a CPU") == 1 and "--precision float32" in caplog.text

@@ -1,4 +1,4 @@
-"""Schemas read off the classes of rows."""
+"""Table schemas derived from row classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.reasons import Reason
 
 
 class Things(NamedTuple):
-    """A row of every kind of column."""
+    """A row with every column type."""
 
     name: str
     kind: Literal["a", "b"]
@@ -25,8 +25,8 @@ class Things(NamedTuple):
     values: Sequence[float] = ()
 
 
-def test_a_tables_columns_are_the_fields_of_its_rows() -> None:
-    wanted = Schema(
+def test_schema_columns_are_the_fields_of_the_row_class() -> None:
+    expected = Schema(
         3,
         **dict.fromkeys(("name", "kind", "reason"), "string"),
         is_known="bool",
@@ -38,5 +38,5 @@ def test_a_tables_columns_are_the_fields_of_its_rows() -> None:
         values="list<float32>",
     )
     schema = schema_of(3, Things, bytes="int64", values="list<float32>")
-    assert list(schema.as_dict()["columns"].items()) == list(wanted.as_dict()["columns"].items())
+    assert list(schema.as_dict()["columns"].items()) == list(expected.as_dict()["columns"].items())
     assert schema.version == 3

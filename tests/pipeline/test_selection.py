@@ -22,7 +22,7 @@ def test_keyframes_are_the_highest_scores_in_time_order() -> None:
     assert top_k_positions([0.1, 9.0, -2.0, 5.0, 7.0], 3).tolist() == [1, 3, 4]
 
 
-def test_of_equal_scores_the_earlier_frame_is_taken() -> None:
+def test_ties_go_to_the_earlier_frame() -> None:
     assert top_k_positions([1.0, 2.0, 2.0, 2.0, 1.0], 2).tolist() == [1, 2]
 
 
@@ -38,7 +38,7 @@ def test_less_than_one_keyframe_is_refused(k: int) -> None:
 
 
 @given(scores_with_ties, counts)
-def test_no_frame_left_out_scores_higher_than_a_keyframe(scores: np.ndarray, k: int) -> None:
+def test_no_other_frame_scores_higher_than_a_keyframe(scores: np.ndarray, k: int) -> None:
     positions = top_k_positions(scores, k)
     assert positions.dtype == np.int64
     assert len(positions) == min(k, len(scores))
@@ -75,7 +75,7 @@ def test_an_unknown_ranking_is_refused_with_the_known_ones() -> None:
 
 
 @given(arrays(np.float32, 8, elements=st.floats(-20, 20, width=32)), arrays(np.float32, 8, elements=finite.map(int)))
-def test_yes_versus_no_ranks_as_the_softmax_over_the_two_words(logit_yes: np.ndarray, logit_no: np.ndarray) -> None:
+def test_yes_versus_no_ranks_like_the_softmax_over_both_words(logit_yes: np.ndarray, logit_no: np.ndarray) -> None:
     scores = ranking_scores(logit_yes, logit_no, np.zeros(8), "yes_versus_no")
     assert scores.dtype == np.float64
     softmax = 1 / (1 + np.exp(np.clip(-scores, -700, 700)))
@@ -83,20 +83,20 @@ def test_yes_versus_no_ranks_as_the_softmax_over_the_two_words(logit_yes: np.nda
     assert (np.diff(softmax[order]) >= 0).all()
 
 
-def test_the_option_most_frames_choose_wins_over_a_single_confident_frame() -> None:
+def test_the_majority_wins_over_a_single_confident_frame() -> None:
     winner, votes = majority_vote([[1.0, 0.0], [1.0, 0.0], [0.0, 50.0]])
     assert winner == 0
     assert votes.tolist() == [2, 1]
 
 
-def test_a_tie_goes_to_the_option_the_frames_find_likelier() -> None:
+def test_a_tied_vote_goes_to_the_likelier_option() -> None:
     winner, votes = majority_vote([[1.0, 0.0, -9.0], [0.0, 3.0, -9.0]])
     assert votes.tolist() == [1, 1, 0]
     assert winner == 1
 
 
 def test_an_option_without_most_votes_never_wins_by_likelihood() -> None:
-    # Option 2 is second everywhere and the likeliest in sum, but nobody's choice.
+    # Option 2 is second for every frame and the likeliest in sum, but no frame's choice.
     assert majority_vote([[5.0, -90.0, 4.9], [-90.0, 5.0, 4.9]])[0] == 0
 
 
@@ -112,7 +112,7 @@ def test_a_vote_without_frames_or_with_nan_is_refused(logits: np.ndarray) -> Non
 
 
 @given(vote_logits, st.randoms(use_true_random=False))
-def test_a_vote_counts_every_frame_once_whatever_their_order(logits: np.ndarray, random: Random) -> None:
+def test_a_vote_counts_every_frame_once_in_any_order(logits: np.ndarray, random: Random) -> None:
     winner, votes = majority_vote(logits)
     assert votes.sum() == len(logits)
     assert votes[winner] == votes.max()
@@ -122,14 +122,12 @@ def test_a_vote_counts_every_frame_once_whatever_their_order(logits: np.ndarray,
 
 
 @given(counts, st.integers(1, 12), st.floats(0, 100), st.floats(0, 30))
-def test_oracle_frames_lie_in_the_moment_and_are_as_many_as_there_are(
-    n: int, k: int, start: float, lasts: float
-) -> None:
+def test_oracle_frames_lie_in_the_moment(n: int, k: int, start: float, duration: float) -> None:
     seconds = np.arange(n) * 0.5
-    found = selector_named("oracle")(Candidates.of(seconds=seconds, moments=[[start, start + lasts]]), k)
-    true = np.flatnonzero((seconds >= start) & (seconds <= start + lasts))
-    assert len(found) == min(k, len(true)) and set(found) <= set(true)
-    assert found.tolist() == sorted(set(found.tolist()))
+    positions = selector_named("oracle")(Candidates.of(seconds=seconds, moments=[[start, start + duration]]), k)
+    true = np.flatnonzero((seconds >= start) & (seconds <= start + duration))
+    assert len(positions) == min(k, len(true)) and set(positions) <= set(true)
+    assert positions.tolist() == sorted(set(positions.tolist()))
 
 
 def test_oracle_frames_are_spread_over_all_moments() -> None:

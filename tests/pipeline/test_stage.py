@@ -1,4 +1,4 @@
-"""The stage contract, on two small stages of its own that write real tables to a real store."""
+"""The stage contract, tested with two small stages that write tables to a store."""
 
 import dataclasses
 import json
@@ -62,7 +62,7 @@ def plan_squares(run: RunContext, numbers: Numbers) -> Plan:
 
 @stage(version=1, output=Squares, plan=plan_squares)
 def toy_square(cfg: Square, run: RunContext, numbers: Numbers, *, out: ShardedOutput) -> None:
-    """Square numbers, two a shard; TOY_FAIL_AT makes one shard fail, TOY_LOG gets a line for each shard begun."""
+    """Square numbers; TOY_FAIL_AT makes one shard fail, TOY_LOG gets a line for each started shard."""
     rows = numbers.rows("numbers")
 
     def work(shard: Shard) -> None:
@@ -78,12 +78,12 @@ def toy_square(cfg: Square, run: RunContext, numbers: Numbers, *, out: ShardedOu
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
-    monkeypatch.setenv("TOY_LOG", str(tmp_path / "begun"))
+    monkeypatch.setenv("TOY_LOG", str(tmp_path / "started"))
     return RunContext(Store(tmp_path / "store"), device="cpu", shard_bytes=2)
 
 
-def begun(run: RunContext) -> list[int]:
-    log = run.store.root.parent / "begun"
+def started(run: RunContext) -> list[int]:
+    log = run.store.root.parent / "started"
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
@@ -91,12 +91,12 @@ def content(artifact: Artifact) -> dict[str, str]:
     return {name: file["sha256"] for name, file in artifact.record.files.items()}
 
 
-def test_config_and_inputs_are_read_off_the_signature() -> None:
+def test_config_and_inputs_are_derived_from_the_signature() -> None:
     assert toy_square.config is Square and toy_square.inputs == ("numbers",)
     assert toy_count.summary == "Count."
 
 
-def test_second_build_reuses_the_first(run: RunContext, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_build_reuses_the_first(run: RunContext, caplog: pytest.LogCaptureFixture) -> None:
     first = build(toy_count, Count(), run, [None])
     with caplog.at_level(logging.INFO, "sevila"):
         second = build(toy_count, Count(), run, [None])
@@ -107,16 +107,16 @@ def test_second_build_reuses_the_first(run: RunContext, caplog: pytest.LogCaptur
 def test_config_changes_identity_and_execution_does_not(run: RunContext, tmp_path: Path) -> None:
     numbers = build(toy_count, Count(), run, [None])
     assert build(toy_count, Count(n=5), run, [None]).id != numbers.id
-    elsewhere = RunContext(Store(tmp_path / "elsewhere"), device="cpu", shard_bytes=3, batch_tokens=1, decode_workers=7)
-    assert build(toy_count, Count(), elsewhere, [None]).id == numbers.id
+    other_run = RunContext(Store(tmp_path / "other_run"), device="cpu", shard_bytes=3, batch_tokens=1, decode_workers=7)
+    assert build(toy_count, Count(), other_run, [None]).id == numbers.id
 
 
-def test_whole_number_for_a_float_key_is_the_same_identity(run: RunContext) -> None:
+def test_an_integer_for_a_float_key_gives_the_same_identity(run: RunContext) -> None:
     assert toy_count.artifact_id(Count(scale=1), [None]) == toy_count.artifact_id(Count(scale=1.0), [None])
 
 
 @pytest.mark.parametrize("place", ["/data/x", "./x", "~/x", "../x"])
-def test_path_in_a_config_is_refused_with_the_way_out(place: str) -> None:
+def test_a_path_in_a_config_is_refused_with_advice(place: str) -> None:
     class Named(Config):
         name: str
 
@@ -124,12 +124,12 @@ def test_path_in_a_config_is_refused_with_the_way_out(place: str) -> None:
         Named(name=place)
 
 
-def test_input_that_is_not_on_this_machine_is_named(run: RunContext) -> None:
+def test_a_missing_input_is_named(run: RunContext) -> None:
     with pytest.raises(MissingSourceError, match="toy_count needs weights: no path is given"):
         build(toy_count, Count(), run, [Weights(None, "no path is given")])
 
 
-def test_wrong_row_publishes_nothing(run: RunContext) -> None:
+def test_an_invalid_row_publishes_nothing(run: RunContext) -> None:
     @stage(version=1, output=Numbers)
     def toy_count(cfg: Count, run: RunContext, *, out: Output) -> None:
         out.write_rows("numbers", [{"number": "three"}])
@@ -139,7 +139,7 @@ def test_wrong_row_publishes_nothing(run: RunContext) -> None:
     assert list(run.store) == []
 
 
-def test_record_says_what_was_made_from_what(run: RunContext) -> None:
+def test_a_record_lists_inputs_rows_schemas_and_files(run: RunContext) -> None:
     numbers = build(toy_count, Count(), run, [None])
     record = build(toy_square, Square(), run, [numbers]).record
     assert record.inputs == {"numbers": numbers.id}
@@ -149,22 +149,22 @@ def test_record_says_what_was_made_from_what(run: RunContext) -> None:
     assert set(record.files) == {f"squares/0000{number}.parquet" for number in range(3)}
 
 
-def test_failed_shard_leaves_the_finished_ones_and_resume_does_the_rest(
+def test_a_resumed_build_runs_only_unfinished_shards(
     run: RunContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     numbers = build(toy_count, Count(), run, [None])
     monkeypatch.setenv("TOY_FAIL_AT", "1")
     with pytest.raises(OSError, match="disk full"):
         build(toy_square, Square(), run, [numbers])
-    assert begun(run) == [0, 1]
+    assert started(run) == [0, 1]
     monkeypatch.delenv("TOY_FAIL_AT")
-    # Another shard size now: the plan made first stays.
+    # The first plan is kept although the shard size differs.
     resumed = build(toy_square, Square(), RunContext(run.store, device="cpu", shard_bytes=6), [numbers])
-    assert begun(run) == [0, 1, 1, 2]
+    assert started(run) == [0, 1, 1, 2]
     assert [row["square"] for row in resumed.rows("squares")] == [0, 1, 4, 9, 16, 25]
-    whole = RunContext(Store(tmp_path / "other"), device="cpu", shard_bytes=2)
-    again = build(toy_square, Square(), whole, [build(toy_count, Count(), whole, [None])])
-    assert content(again) == content(resumed)
+    fresh = RunContext(Store(tmp_path / "other"), device="cpu", shard_bytes=2)
+    uninterrupted = build(toy_square, Square(), fresh, [build(toy_count, Count(), fresh, [None])])
+    assert content(uninterrupted) == content(resumed)
 
 
 def test_another_shard_count_gives_the_same_rows_and_the_same_id(run: RunContext, tmp_path: Path) -> None:
@@ -193,31 +193,29 @@ def start_worker(run: RunContext, **environment: str) -> subprocess.Popen[bytes]
     return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **environment})
 
 
-def test_processes_share_the_shards_and_do_none_twice(run: RunContext) -> None:
+def test_processes_share_the_shards_without_repeating_any(run: RunContext) -> None:
     workers = [start_worker(run, TOY_SECONDS="0.3") for _ in range(3)]
     assert [worker.wait(timeout=600) for worker in workers] == [0, 0, 0]
-    assert sorted(begun(run)) == list(range(6))
+    assert sorted(started(run)) == list(range(6))
     [squares] = [id for id in run.store if id.startswith("toy_square")]
     assert [row["square"] for row in Squares(run.store, squares).rows("squares")] == [n * n for n in range(12)]
 
 
-def test_killed_process_is_resumed_without_its_finished_shards(run: RunContext) -> None:
+def test_a_killed_build_resumes_without_its_finished_shards(run: RunContext) -> None:
     worker = start_worker(run, TOY_SECONDS="0.4")
     deadline = time.monotonic() + 600
-    while len(begun(run)) < 3 and time.monotonic() < deadline:
+    while len(started(run)) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
     assert not [id for id in run.store if id.startswith("toy_square")]
     assert start_worker(run).wait(timeout=600) == 0
-    assert begun(run) == [0, 1, 2, 2, 3, 4, 5]
+    assert started(run) == [0, 1, 2, 2, 3, 4, 5]
     [squares] = [id for id in run.store if id.startswith("toy_square")]
     assert [row["square"] for row in Squares(run.store, squares).rows("squares")] == [n * n for n in range(12)]
 
 
-def test_a_record_names_the_hosts_that_made_the_shards_not_the_one_that_published_them(
-    run: RunContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_names_the_hosts_that_computed_its_shards(run: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = [build(toy_count, Count(), run, [None])]
     for host, piece in zip("bab", pieces(toy_square, Square(), run, inputs), strict=True):
         monkeypatch.setattr("platform.node", lambda host=host: host)
@@ -228,7 +226,7 @@ def test_a_record_names_the_hosts_that_made_the_shards_not_the_one_that_publishe
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system counts for the whole process")
-def test_the_peak_memory_of_a_record_is_not_that_of_what_the_process_did_before(run: RunContext) -> None:
+def test_the_peak_memory_of_a_record_excludes_earlier_work(run: RunContext) -> None:
     held = np.ones(400 << 20, "uint8")
     before = build(toy_count, Count(), run, [None]).record.peak_memory_bytes
     del held
@@ -236,9 +234,7 @@ def test_the_peak_memory_of_a_record_is_not_that_of_what_the_process_did_before(
     assert before > 400 << 20 and squares.record.peak_memory_bytes < before - (300 << 20)
 
 
-def test_the_device_of_a_record_is_the_cpu_where_only_another_stage_of_the_process_used_a_gpu(
-    run: RunContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_names_a_gpu_only_if_its_stage_uses_one(run: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(RunContext, "torch_device", lambda run: "cuda")
@@ -251,27 +247,27 @@ def test_the_device_of_a_record_is_the_cpu_where_only_another_stage_of_the_proce
     assert (record.device, record.peak_gpu_memory_bytes) == ("cuda X", 7)
 
 
-def test_a_piece_that_is_all_of_an_artifact_is_left_to_the_process_that_is_at_it(run: RunContext) -> None:
-    (whole,) = pieces(toy_count, Count(), run, [None])
+def test_a_locked_unsharded_piece_is_left_to_its_owner(run: RunContext) -> None:
+    (piece,) = pieces(toy_count, Count(), run, [None])
     with run.store.lock(f"{toy_count.artifact_id(Count(), [None])}/build"):
-        build_piece(toy_count, Count(), run, [None], whole)
-        assert pieces(toy_count, Count(), run, [None]) == [whole]
-    build_piece(toy_count, Count(), run, [None], whole)
+        build_piece(toy_count, Count(), run, [None], piece)
+        assert pieces(toy_count, Count(), run, [None]) == [piece]
+    build_piece(toy_count, Count(), run, [None], piece)
     assert pieces(toy_count, Count(), run, [None]) == []
 
 
-def test_who_helps_with_shards_begins_at_the_last_and_leaves_those_that_others_are_at(run: RunContext) -> None:
+def test_a_helper_starts_with_the_last_shard_and_skips_locked_ones(run: RunContext) -> None:
     inputs = [build(toy_count, Count(), run, [None])]
     id = toy_square.artifact_id(Square(), inputs)
     assert pieces(toy_square, Square(), run, inputs) == [0, 1, 2]
     with run.store.lock(f"{id}/00001"):
         build_piece(toy_square, Square(), run, inputs, None)
-    assert begun(run) == [2, 0] and pieces(toy_square, Square(), run, inputs) == [1]
+    assert started(run) == [2, 0] and pieces(toy_square, Square(), run, inputs) == [1]
     build_piece(toy_square, Square(), run, inputs, None)
-    assert begun(run) == [2, 0, 1] and pieces(toy_square, Square(), run, inputs) == []
+    assert started(run) == [2, 0, 1] and pieces(toy_square, Square(), run, inputs) == []
 
 
-def test_plan_is_kept_beside_the_data(run: RunContext) -> None:
+def test_the_plan_is_stored_with_the_artifact(run: RunContext) -> None:
     squares = build(toy_square, Square(), run, [build(toy_count, Count(), run, [None])])
     plan = json.loads((squares.path / "progress" / "plan.json").read_text())
     assert plan["shards"] == [[0, 1], [2, 3], [4, 5]]
@@ -279,32 +275,32 @@ def test_plan_is_kept_beside_the_data(run: RunContext) -> None:
 
 def test_planning_does_not_run_the_stage(run: RunContext) -> None:
     def body(cfg: Square, run: RunContext, numbers: Numbers, *, out: ShardedOutput) -> None:
-        raise AssertionError("a plan was wanted")
+        raise AssertionError("planning must not run the stage")
 
     inputs = [build(toy_count, Count(), run, [None])]
     planned = dataclasses.replace(toy_square, function=body)
     assert pieces(planned, Square(), run, inputs) == [0, 1, 2]
     build_piece(toy_square, Square(), run, inputs, 1)
-    assert pieces(planned, Square(), run, inputs) == [0, 2] and begun(run) == [1]
+    assert pieces(planned, Square(), run, inputs) == [0, 2] and started(run) == [1]
     build(toy_square, Square(), run, inputs)
     assert pieces(planned, Square(), run, inputs) == []
 
 
-def test_a_key_that_came_later_leaves_artifacts_of_before_as_they_are_and_at_another_value_makes_another() -> None:
-    class Asking(ListQuestions):
+def test_a_later_key_changes_the_id_only_at_another_value() -> None:
+    class ListShuffledQuestions(ListQuestions):
         later: ClassVar[Mapping[str, Any]] = {**ListQuestions.later, "shuffled": False}
         shuffled: bool = False
 
     def id_of(**changes: Any) -> str:
-        config = Asking(dataset="plain", split="", limit=None, **changes).model_dump(mode="python")
+        config = ListShuffledQuestions(dataset="plain", split="", limit=None, **changes).model_dump(mode="python")
         return artifact_id("list_questions", 3, config, {"annotations": "annotations-708cde612a0cce7f9726"})
 
     assert id_of() == id_of(shuffled=False) == "list_questions-v3-9168df0ade8fd94414b1" != id_of(shuffled=True)
 
 
-def test_a_plan_that_asks_for_what_its_stage_does_not_take_is_refused_where_it_is_declared() -> None:
+def test_a_plan_with_a_parameter_unknown_to_its_stage_is_refused() -> None:
     def toy_other(cfg: Square, run: RunContext, numbers: Numbers, *, out: ShardedOutput) -> None:
-        """Never run."""
+        """Never called."""
 
     with pytest.raises(AssertionError, match="a plan takes of what its stage takes"):
         stage(version=1, output=Squares, plan=lambda letters: Plan([letters]))(toy_other)

@@ -1,4 +1,4 @@
-"""A small training on a machine that others use, too: one thread, and the same bits whatever the number of threads."""
+"""A small model trains on one thread and gives the same bits for any number of threads."""
 
 import hashlib
 import os
@@ -16,11 +16,11 @@ from pipeline.shapes.optimising import ShowStep
 from pipeline.threads import SMALL_PARAMETERS, as_suits, side_by_side
 
 
-@pytest.fixture(params=[2])
-def n_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+@pytest.fixture
+def n_threads() -> Iterator[int]:
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
+    torch.set_num_threads(2)
+    yield 2
     torch.set_num_threads(before)
 
 
@@ -29,7 +29,7 @@ def no_bar(description: str, steps: int, done: int) -> Iterator[ShowStep]:
     yield lambda step, figures: None
 
 
-def test_a_small_model_computes_on_one_thread_and_a_large_one_on_as_many_as_before(n_threads: int) -> None:
+def test_a_small_model_uses_one_thread_and_a_large_one_all(n_threads: int) -> None:
     with as_suits(SMALL_PARAMETERS - 1):
         assert side_by_side([torch.get_num_threads] * 2) == [1, 1]
     with as_suits(SMALL_PARAMETERS):
@@ -37,8 +37,8 @@ def test_a_small_model_computes_on_one_thread_and_a_large_one_on_as_many_as_befo
     assert torch.get_num_threads() == n_threads
 
 
-def trained(folder: Path, n_threads: int) -> str:
-    """The digest of a backbone whose training began on so many threads."""
+def digest_of_training(folder: Path, n_threads: int) -> str:
+    """Return the digest of a backbone whose training started with `n_threads` threads."""
     torch.set_num_threads(n_threads)
     folder.mkdir()
     backbone = ShapesBackbone(folder, 0)
@@ -50,16 +50,14 @@ def trained(folder: Path, n_threads: int) -> str:
 
 
 def test_the_demos_backbone_has_the_same_bits_on_any_number_of_threads(n_threads: int, tmp_path: Path) -> None:
-    assert trained(tmp_path / "a", n_threads) == trained(tmp_path / "b", 3 - n_threads)
+    assert digest_of_training(tmp_path / "a", n_threads) == digest_of_training(tmp_path / "b", 3 - n_threads)
 
 
 @pytest.mark.parametrize(
-    ("environment", "wanted"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+    ("environment", "value"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
 )
-def test_threads_that_wait_fall_asleep_soon_unless_the_user_says_how_they_wait(
-    environment: dict[str, str], wanted: str
-) -> None:
+def test_waiting_threads_spin_briefly_unless_the_user_configures_it(environment: dict[str, str], value: str) -> None:
     inherited = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     code = "import pipeline, os; print(os.environ.get('GOMP_SPINCOUNT'))"
-    done = subprocess.run([sys.executable, "-c", code], env=inherited | environment, capture_output=True, text=True)
-    assert done.stdout.strip() == wanted
+    result = subprocess.run([sys.executable, "-c", code], env=inherited | environment, capture_output=True, text=True)
+    assert result.stdout.strip() == value

@@ -1,4 +1,4 @@
-"""Rows of large tables: the same as a list's, whichever way they are asked for, though few of them are objects at a time."""
+"""Lazy rows of large tables equal a list in every access order, with few row objects at a time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SCHEMA = Schema(1, id="string", text="string", options="list<string>", answer="i
 N_ROWS = 57
 
 
-class Asked(NamedTuple):
-    """A row with every kind of column."""
+class Entry(NamedTuple):
+    """A row with every column type."""
 
     id: str
     text: str
@@ -27,7 +27,7 @@ class Asked(NamedTuple):
 
 
 ROWS = [
-    Asked(
+    Entry(
         f"q{n}",
         f"text {n % 5}",
         tuple(f"o{n} {k}" for k in range(n % 4)),
@@ -38,23 +38,23 @@ ROWS = [
 ]
 
 
-def columns(rows: list[Asked]) -> dict[str, list[Any]]:
-    return {name: [getattr(row, name) for row in rows] for name in Asked._fields}
+def columns(rows: list[Entry]) -> dict[str, list[Any]]:
+    return {name: [getattr(row, name) for row in rows] for name in Entry._fields}
 
 
 @pytest.fixture(params=[1, 4, 1000])
-def lazy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> typed_rows.LazyRows[Asked]:
+def lazy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> typed_rows.LazyRows[Entry]:
     monkeypatch.setattr(typed_rows, "OBJECTS_AT_ONCE", 10)
     monkeypatch.setattr(typed_rows, "BLOCK_ROWS", request.param)
     for number, part in enumerate((ROWS[:20], ROWS[20:])):
         write_columns(tmp_path / f"{number}.parquet", SCHEMA, columns(part))
     paths = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
-    rows = rows_as(Asked, fields_of(Asked, SCHEMA.columns), read_stored(paths, SCHEMA, list(Asked._fields)))
+    rows = rows_as(Entry, fields_of(Entry, SCHEMA.columns), read_stored(paths, SCHEMA, list(Entry._fields)))
     assert isinstance(rows, LazyRows)
     return rows
 
 
-def test_rows_are_equal_in_whatever_order_they_are_asked_for(lazy: LazyRows[Asked]) -> None:
+def test_lazy_rows_are_equal_in_any_access_order(lazy: LazyRows[Entry]) -> None:
     assert len(lazy) == N_ROWS and list(lazy) == ROWS
     order = [0, 1, 2, 40, 41, 3, 56, 0, 19, 20, -1]
     assert [lazy[number] for number in order] == [ROWS[number] for number in order]
@@ -65,11 +65,11 @@ def test_rows_are_equal_in_whatever_order_they_are_asked_for(lazy: LazyRows[Aske
 
 def test_rows_of_a_small_table_are_a_list(tmp_path: Path) -> None:
     write_columns(tmp_path / "0.parquet", SCHEMA, columns(ROWS))
-    stored = read_stored([tmp_path / "0.parquet"], SCHEMA, list(Asked._fields))
-    assert rows_as(Asked, fields_of(Asked, SCHEMA.columns), stored) == ROWS
+    stored = read_stored([tmp_path / "0.parquet"], SCHEMA, list(Entry._fields))
+    assert rows_as(Entry, fields_of(Entry, SCHEMA.columns), stored) == ROWS
 
 
-def test_rows_by_key_and_groups_are_those_of_a_dict_in_its_order(lazy: LazyRows[Asked]) -> None:
+def test_rows_by_key_and_groups_match_a_dict(lazy: LazyRows[Entry]) -> None:
     assert dict(ByKey([row.id for row in ROWS], lazy)) == {row.id: row for row in ROWS}
     grouped = Grouped([row.text for row in ROWS], lazy)
     assert dict(grouped) == {text: [row for row in ROWS if row.text == text] for text in ("text 0", *grouped)}
@@ -78,14 +78,14 @@ def test_rows_by_key_and_groups_are_those_of_a_dict_in_its_order(lazy: LazyRows[
     assert [mapped[3], *mapped[5:7]] == ["q3", "q5", "q6"] and list(mapped) == [row.id for row in ROWS]
 
 
-def test_keys_with_equal_hashes_have_rows_of_their_own(lazy: LazyRows[Asked]) -> None:
+def test_keys_with_equal_hashes_have_different_rows(lazy: LazyRows[Entry]) -> None:
     assert hash(-1) == hash(-2)
     by_key = ByKey([-1, 7, -2], lazy[:3])
     assert [by_key[key] for key in (-2, -1, 7)] == [ROWS[2], ROWS[0], ROWS[1]]
     assert list(by_key) == [-1, 7, -2] and 8 not in by_key and -2 not in ByKey([-1], lazy[:1])
 
 
-def test_columns_that_come_in_blocks_are_written_as_the_bytes_of_the_whole(tmp_path: Path) -> None:
+def test_columns_written_in_blocks_give_the_same_bytes(tmp_path: Path) -> None:
     write_columns(tmp_path / "whole.parquet", SCHEMA, columns(ROWS))
     blocks = (columns(ROWS[start : start + 10]) for start in range(0, N_ROWS, 10))
     assert write_blocks(tmp_path / "blocks.parquet", SCHEMA, blocks) == N_ROWS

@@ -25,31 +25,29 @@ def write(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["a.gif", "b.MTS", "c.ogv", "d.asf", "e.f4v", "f.2024-05-01", "g.mp4"])
-def test_exact_file_name_counts_whatever_its_suffix(tmp_path: Path, name: str) -> None:
+def test_an_exact_file_name_is_found_with_any_suffix(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / "deep" / name)
     assert find(tmp_path, name) == (file, "")
     assert find(tmp_path, f"elsewhere/{name}") == (file, "")
 
 
-def test_exact_file_name_is_not_ambiguous_beside_one_of_another_suffix(tmp_path: Path) -> None:
-    wanted = write(tmp_path / "deep" / "a.mp4")
+def test_an_exact_file_name_is_not_ambiguous_beside_another_suffix(tmp_path: Path) -> None:
+    file = write(tmp_path / "deep" / "a.mp4")
     write(tmp_path / "deep" / "a.mkv")
-    assert find(tmp_path, "a.mp4") == (wanted, "")
+    assert find(tmp_path, "a.mp4") == (file, "")
     assert find(tmp_path, "a")[1].startswith("ambiguous")
 
 
-def test_a_name_with_its_folder_and_without_suffix_is_the_file_in_that_folder(tmp_path: Path) -> None:
-    there, _, elsewhere = (write(tmp_path / name) for name in ("train/1.mp4", "test/1.mp4", "deep/train/1.mkv"))
-    assert find(tmp_path, "train/1") == (there, "") and find(tmp_path, "deep/train/1") == (elsewhere, "")
+def test_a_name_with_a_folder_is_found_in_that_folder(tmp_path: Path) -> None:
+    short, _, deep = (write(tmp_path / name) for name in ("train/1.mp4", "test/1.mp4", "deep/train/1.mkv"))
+    assert find(tmp_path, "train/1") == (short, "") and find(tmp_path, "deep/train/1") == (deep, "")
     for name in ("1", "validation/1"):
         assert find(tmp_path, name)[1].startswith("ambiguous")
 
 
 @pytest.mark.parametrize("place", ["{}.mp4", "deep/{}.mp4", "{}/one.mp4", "{}/frames/1.jpg"])
 @pytest.mark.parametrize(("on_disk", "typed"), [("NFD", "NFC"), ("NFC", "NFD")])
-def test_name_in_one_unicode_form_finds_the_file_in_the_other(
-    tmp_path: Path, place: str, on_disk: str, typed: str
-) -> None:
+def test_a_name_is_found_in_the_other_unicode_form(tmp_path: Path, place: str, on_disk: str, typed: str) -> None:
     file = write(tmp_path / normalize(on_disk, place.format("caf\u00e9")))  # type: ignore[arg-type]
     file = file.parent if file.suffix == ".jpg" else file
     name = normalize(typed, str(file.relative_to(tmp_path)))  # type: ignore[arg-type]
@@ -65,22 +63,22 @@ def test_names_in_both_unicode_forms_are_two_videos(tmp_path: Path) -> None:
     assert find(tmp_path, decomposed.name) == (decomposed, "")
 
 
-def test_file_and_a_link_to_it_are_one_video(tmp_path: Path) -> None:
+def test_a_file_and_a_link_to_it_are_one_video(tmp_path: Path) -> None:
     file = write(tmp_path / "a" / "one.mp4")
     (tmp_path / "one.mkv").symlink_to(file)
-    assert VideoFolder(tmp_path).find(Video("one", "one"))[1] == ""
+    assert find(tmp_path, "one")[1] == ""
 
 
 @pytest.mark.parametrize(
     "name", ["x" * 270, f"{'x' * 270}.mp4", "folder/" * 700 + "x.mp4", "a,b\nc,d\n" * 1000, "a\0b"]
 )
-def test_name_that_no_file_can_have_is_missing(tmp_path: Path, name: str) -> None:
+def test_an_impossible_file_name_is_missing(tmp_path: Path, name: str) -> None:
     path, reason = find(tmp_path, name)
     assert path is None and reason.startswith("missing: ") and len(reason) < 1000
 
 
 @pytest.mark.parametrize("name", ["one.mp4", "one", "deep/one.mp4", "elsewhere/one.mp4", "frames"])
-def test_link_to_nothing_is_a_missing_video(tmp_path: Path, name: str) -> None:
+def test_a_broken_link_is_a_missing_video(tmp_path: Path, name: str) -> None:
     for link in ("deep/one.mp4", "frames/1.jpg", "frames/2.jpg"):
         (tmp_path / link).parent.mkdir(exist_ok=True)
         (tmp_path / link).symlink_to(f"../.git/annex/objects/{link}")
@@ -93,13 +91,13 @@ def test_link_to_nothing_is_a_missing_video(tmp_path: Path, name: str) -> None:
     assert find(tmp_path, name)[1] == ""
 
 
-def test_video_with_another_path_is_taken_from_there_if_the_first_is_a_link_to_nothing(tmp_path: Path) -> None:
+def test_an_alternative_path_is_used_when_the_first_is_a_broken_link(tmp_path: Path) -> None:
     (tmp_path / "one.mp4").symlink_to("nowhere")
-    there = write(tmp_path / "two.mp4")
-    assert VideoFolder(tmp_path).find(Video("one", "one.mp4", ("two.mp4",))) == (there, "")
+    alternative = write(tmp_path / "two.mp4")
+    assert VideoFolder(tmp_path).find(Video("one", "one.mp4", ("two.mp4",))) == (alternative, "")
 
 
-def test_link_to_itself_is_unreadable(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     (tmp_path / "loops").symlink_to("loops")
     write(tmp_path / "deep" / "good.mp4")
@@ -110,7 +108,7 @@ def test_link_to_itself_is_unreadable(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
 @pytest.mark.parametrize("name", ["odd.mp4", "odd", "elsewhere/odd.mp4"])
-def test_what_is_neither_file_nor_folder_is_unreadable(tmp_path: Path, kind: str, name: str) -> None:
+def test_a_special_file_is_unreadable(tmp_path: Path, kind: str, name: str) -> None:
     place = tmp_path / "odd.mp4"
     with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as server:  # a socket's path is short
         if kind == "pipe":
@@ -136,22 +134,22 @@ for name in ("private/a.mp4", "a.mp4", "good"):
 """
 
 
-def test_folder_that_may_not_be_entered_is_told_and_the_rest_is_found() -> None:
+def test_a_folder_without_permission_is_reported_and_other_videos_are_found() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder / "private" / "a.mp4")
         write(folder / "public" / "good.mp4")
         folder.chmod(0o755)
         (folder / "private").chmod(0)
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", AS_NOBODY, name],
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         (folder / "private").chmod(0o755)
-    assert done.returncode == 0, done.stderr
-    inside, by_name, good = done.stdout.split("\n")[:3]
+    assert result.returncode == 0, result.stderr
+    inside, by_name, good = result.stdout.split("\n")[:3]
     assert inside == "unreadable: 'private/a.mp4': Permission denied"
     assert by_name == "missing: no file 'a.mp4' in the videos folder; not looked into: 'private' (Permission denied)"
     assert good == ""

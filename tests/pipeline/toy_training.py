@@ -1,4 +1,4 @@
-"""A training without models: two numbers in, one of three words out, learnt by a small network with dropout."""
+"""A training without models: a small network with dropout learns to assign points of the plane to three classes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TINY = TrainingConfig(
 
 
 class ToyTask:
-    """Samples are points in the plane; a sample has one, two or three targets, as texts have more or fewer tokens."""
+    """Samples are points of the plane with one, two or three targets, as texts have different numbers of tokens."""
 
     judged_by = "accuracy"
     n_counts = 2
@@ -41,7 +41,7 @@ class ToyTask:
             )
         rng = np.random.default_rng(0)
         self._points = torch.from_numpy(rng.normal(size=(N_SAMPLES + N_HELD_OUT, 2)).astype(np.float32))
-        self._words = (self._points[:, 0] > 0).long() + (self._points[:, 1] > 0).long()
+        self._classes = (self._points[:, 0] > 0).long() + (self._points[:, 1] > 0).long()
         self._rows = micro_batch_size
 
     def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
@@ -56,11 +56,11 @@ class ToyTask:
         return list(micro_batch.rows)
 
     def loss(self, data: list[int]) -> Tensor:
-        losses = functional.cross_entropy(self.module(self._points[data]), self._words[data], reduction="none")
+        losses = functional.cross_entropy(self.module(self._points[data]), self._classes[data], reduction="none")
         return (losses * torch.tensor([number % 3 + 1 for number in data])).sum()
 
     def judge(self, data: list[int]) -> Tensor:
-        right = self.module(self._points[data]).argmax(dim=1) == self._words[data]
+        right = self.module(self._points[data]).argmax(dim=1) == self._classes[data]
         return torch.tensor([len(data), int(right.sum())])
 
     def figures(self, counts: Sequence[float]) -> dict[str, float]:
@@ -79,7 +79,7 @@ def without_dropout(micro_batch_size: int, run: RunContext) -> ToyTask:
 
 
 class BrokenPoints(ToyTask):
-    """Some points have no finite loss, whatever the weights are."""
+    """Some points have no finite loss for any weights."""
 
     def __init__(self, broken: Sequence[int], micro_batch_size: int) -> None:
         super().__init__(0.5, micro_batch_size)
@@ -95,7 +95,7 @@ def with_broken_points_only(micro_batch_size: int, run: RunContext) -> ToyTask:
 
 
 class NeedsSmallMicroBatches(ToyTask):
-    """There is memory for two samples at a time."""
+    """Has memory for two samples at a time."""
 
     def loss(self, data: list[int]) -> Tensor:
         if len(data) > 2:
@@ -108,7 +108,7 @@ def with_little_memory(micro_batch_size: int, run: RunContext) -> ToyTask:
 
 
 class DiesOnce(ToyTask):
-    """Of two processes, the second is killed in its seventh step, unless one was before."""
+    """The second of two processes is killed in its seventh step, once per marker file."""
 
     def __init__(self, marker: Path, micro_batch_size: int) -> None:
         super().__init__(0.5, micro_batch_size)
@@ -123,8 +123,8 @@ class DiesOnce(ToyTask):
         return super().loss(data)
 
 
-class DiesOnceIn:
-    """Makes `DiesOnce`; can be pickled."""
+class DiesOnceFactory:
+    """Creates `DiesOnce`; can be pickled."""
 
     def __init__(self, marker: Path) -> None:
         self._marker = marker

@@ -35,5 +35,5 @@ def named(finished: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def store(finished: Path, tmp_path: Path) -> Path:
-    """A store of one's own that holds a finished run."""
+    """A copy of the finished run's store, which a test may change."""
     return Path(shutil.copytree(finished, tmp_path / "store"))

@@ -1,6 +1,6 @@
-"""A few small videos with questions whose true moments are known, in three splits, and a recipe for the full chain over them.
+"""Small videos with questions of known moments, in three splits, and a recipe for the full chain over them.
 
-Two videos are broken: their questions count as wrong where they are evaluated, and are skipped where they would be trained on.
+Two videos are broken: evaluation counts their questions as wrong, training skips them.
 """
 
 import json
@@ -9,8 +9,8 @@ from pathlib import Path
 from tests.tiny_blip2 import write_tiny_blip2
 from tests.videos import make_video
 
-SPLITS = {"train": 4, "test": 3, "moments": 2}  # videos of each
-BROKEN = ("train3.mp4", "test2.mp4")  # of zero bytes
+SPLITS = {"train": 4, "test": 3, "moments": 2}  # number of videos
+BROKEN = ("train3.mp4", "test2.mp4")  # empty files
 COLOURS = ("red", "green", "blue", "yellow")
 WORDS = ("thing", "ball", "ring", "cup", *COLOURS)
 RECIPE = """
@@ -69,17 +69,17 @@ def write_world(folder: Path) -> None:
                 (folder / "videos" / name).touch()
             else:
                 make_video(folder / "videos" / name, n_frames=24, fps=6)  # 4 s
-            for asked, colour in enumerate(COLOURS[:2]):
-                start = 1.0 * asked + 0.5 * number
+            for answer_index, colour in enumerate(COLOURS[:2]):
+                start = 1.0 * answer_index + 0.5 * number
                 row = {"video": name, "split": split, "question": f"What is the {colour} thing?", "type": "thing"}
                 options = ["a ball", "a ring", f"a {COLOURS[number]} cup"]
-                rows.append(row | {"options": options, "answer": asked, "moments": [[start, start + 1.5]]})
+                rows.append(row | {"options": options, "answer": answer_index, "moments": [[start, start + 1.5]]})
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_tiny_blip2(folder / "tiny-blip2", seed=0, words=WORDS)
     (folder / "full.toml").write_text(RECIPE)
 
 
 def places(folder: Path, store: Path) -> list[str]:
-    """The options that say where this world, and the store, lie."""
-    found = ["--annotations", f"{folder / 'questions.jsonl'}", "--videos", f"{folder / 'videos'}"]
-    return [*found, "--weights", f"tiny-blip2={folder / 'tiny-blip2'}", "--store", f"{store}", "--device", "cpu"]
+    """Return the options with the paths of this world and of the store."""
+    options = ["--annotations", f"{folder / 'questions.jsonl'}", "--videos", f"{folder / 'videos'}"]
+    return [*options, "--weights", f"tiny-blip2={folder / 'tiny-blip2'}", "--store", f"{store}", "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""One question about one video, by the command."""
+"""`sevila ask`: one question about one video."""
 
 import json
 import re
@@ -34,9 +34,9 @@ def ask(demo: Path, store: Path, question: str, *more: str, video: str = "", wei
 
 
 @pytest.fixture(scope="module")
-def asked(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which one question was asked."""
-    store = tmp_path_factory.mktemp("asked")
+def ask_store(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one answered question; tests add further ones."""
+    store = tmp_path_factory.mktemp("ask")
     assert ask(demo, store, "What colour is it?", "--option", "red", "--option", "blue", "--option", "green") == 0
     return store
 
@@ -49,58 +49,60 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_second_question_about_a_video_decodes_and_encodes_nothing(
-    demo: Path, asked: Path, capsys: pytest.CaptureFixture[str]
+def test_a_second_question_about_a_video_reuses_its_frames_and_features(
+    demo: Path, ask_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    assert ask(demo, asked, "Where does it go?", "--option", "left", "--option", "up", "--json") == 0
-    said = answer(capsys)
-    assert [option["text"] for option in said["options"]] == ["left", "up"]
-    assert sum(option["probability"] for option in said["options"]) == pytest.approx(1)
-    best = max(said["options"], key=lambda option: option["probability"])
-    assert best["chosen"] and said["answer"] == best["text"] and said["probability"] == best["probability"]
-    assert len(said["frames"]) == 8 and len(said["keyframes"]) == 4
-    scores = sorted(frame["logit_yes"] for frame in said["frames"])
-    assert sorted(frame["logit_yes"] for frame in said["keyframes"]) == scores[4:]
-    made = stages(asked)
-    assert made.count("sample_frames") == made.count("extract_features") == 1
-    assert made.count("score_frames") == made.count("answer_questions") > 1
+    assert ask(demo, ask_store, "Where does it go?", "--option", "left", "--option", "up", "--json") == 0
+    reply = answer(capsys)
+    assert [option["text"] for option in reply["options"]] == ["left", "up"]
+    assert sum(option["probability"] for option in reply["options"]) == pytest.approx(1)
+    best = max(reply["options"], key=lambda option: option["probability"])
+    assert best["chosen"] and reply["answer"] == best["text"] and reply["probability"] == best["probability"]
+    assert len(reply["frames"]) == 8 and len(reply["keyframes"]) == 4
+    scores = sorted(frame["logit_yes"] for frame in reply["frames"])
+    assert sorted(frame["logit_yes"] for frame in reply["keyframes"]) == scores[4:]
+    built = stages(ask_store)
+    assert built.count("sample_frames") == built.count("extract_features") == 1
+    assert built.count("score_frames") == built.count("answer_questions") > 1
 
 
-def test_without_options_the_answer_is_in_words(demo: Path, asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_question_without_options_is_answered_in_words(
+    demo: Path, ask_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     words = ("--set", "generate_answers.max_tokens=5", "--json")
-    assert ask(demo, asked, "What happens?", *words) == 0
-    said = answer(capsys)
-    assert said["options"] == [] and 0 < said["probability"] <= 1 and "</s>" not in said["answer"]
-    assert stages(asked).count("generate_answers") == 1
-    assert ask(demo, asked, "What happens?", *words[:2]) == 0
+    assert ask(demo, ask_store, "What happens?", *words) == 0
+    reply = answer(capsys)
+    assert reply["options"] == [] and 0 < reply["probability"] <= 1 and "</s>" not in reply["answer"]
+    assert stages(ask_store).count("generate_answers") == 1
+    assert ask(demo, ask_store, "What happens?", *words[:2]) == 0
     text = capsys.readouterr().out
-    assert f"answer: {said['answer']}".strip() in text and "keyframes, 4 of 8 sampled frames" in text
+    assert f"answer: {reply['answer']}".strip() in text and "keyframes, 4 of 8 sampled frames" in text
 
 
-def test_a_page_holds_the_strip_and_nothing_of_it_is_obeyed(demo: Path, asked: Path, tmp_path: Path) -> None:
+def test_the_page_shows_the_strip_and_escapes_all_text(demo: Path, ask_store: Path, tmp_path: Path) -> None:
     evil = '<script>alert("x")</script>'
     page = tmp_path / "out" / "answer.html"
-    assert ask(demo, asked, evil, "--option", evil, "--option", "{{ 1 + 1 }}", "-o", str(page)) == 0
+    assert ask(demo, ask_store, evil, "--option", evil, "--option", "{{ 1 + 1 }}", "-o", str(page)) == 0
     content = page.read_text()
     assert "<script" not in content and "&lt;script&gt;" in content and "{{ 1 + 1 }}" in content
     assert content.count("data:image/jpeg;base64,/9j/") == 8 and content.count('class="keyframe"') == 4
     assert not re.search(r"(src|href)=\"(?!data:)", content)
 
 
-def test_where_no_browser_can_be_opened_it_says_where_the_page_is(
-    demo: Path, asked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_opening_without_a_browser_prints_the_page_address(
+    demo: Path, ask_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webbrowser, "open", lambda _: False)
     page = tmp_path / "answer.html"
     options = ("--option", "red", "--option", "blue", "--option", "green")
-    assert ask(demo, asked, "What colour is it?", *options, "--open", "--json", "-o", str(page)) == 0
+    assert ask(demo, ask_store, "What colour is it?", *options, "--open", "--json", "-o", str(page)) == 0
     assert f"cannot open a browser; the page is at {page.as_uri()}" in capsys.readouterr().err
 
 
-def test_an_option_given_twice_is_refused(demo: Path, asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ask(demo, asked, "What colour is it?", "--option", "red", "--option", "red") == 1
+def test_a_repeated_option_is_refused(demo: Path, ask_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(demo, ask_store, "What colour is it?", "--option", "red", "--option", "red") == 1
     assert "this cannot be asked: the option 'red' is given more than once" in capsys.readouterr().err
 
 
@@ -113,13 +115,13 @@ def test_a_folder_without_images_is_refused_before_anything_is_read(
     assert not (tmp_path / "store" / "artifacts").exists()
 
 
-def test_a_page_shows_a_turned_video_as_players_do(demo: Path, asked: Path, tmp_path: Path) -> None:
-    turned, page = rotate(make_video(tmp_path / "turned.mp4", size=(96, 48)), 90), tmp_path / "answer.html"
-    assert ask(demo, asked, "What?", "--option", "a", "--option", "b", "-o", str(page), video=str(turned)) == 0
+def test_the_page_shows_a_rotated_video_upright(demo: Path, ask_store: Path, tmp_path: Path) -> None:
+    rotated, page = rotate(make_video(tmp_path / "turned.mp4", size=(96, 48)), 90), tmp_path / "answer.html"
+    assert ask(demo, ask_store, "What?", "--option", "a", "--option", "b", "-o", str(page), video=str(rotated)) == 0
     assert "aspect-ratio: 48 / 96;" in page.read_text()
 
 
-def test_without_weights_it_says_what_is_needed_from_where_and_how_large(
+def test_missing_weights_are_named_with_source_and_size(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -134,29 +136,29 @@ def test_without_weights_it_says_what_is_needed_from_where_and_how_large(
     assert not list(Store(tmp_path / "store"))
 
 
-def test_a_video_that_cannot_be_read_is_no_answer_with_the_reason(
-    demo: Path, asked: Path, capsys: pytest.CaptureFixture[str]
+def test_an_unreadable_video_gives_a_reason_instead_of_an_answer(
+    demo: Path, ask_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = next(path.name for path in (demo / "videos").iterdir() if not path.stat().st_size)
     capsys.readouterr()
-    assert ask(demo, asked, "What?", "--option", "a", "--option", "b", video=empty) == 1
+    assert ask(demo, ask_store, "What?", "--option", "a", "--option", "b", video=empty) == 1
     assert "no answer: " in capsys.readouterr().out
-    assert main(["ask", "nowhere.mp4", "What?", "--store", str(asked)]) == 1
+    assert main(["ask", "nowhere.mp4", "What?", "--store", str(ask_store)]) == 1
     assert "nowhere.mp4: there is no such video" in capsys.readouterr().err
-    assert ask(demo, asked, "What?", "--option", "a") == 1
+    assert ask(demo, ask_store, "What?", "--option", "a") == 1
     assert "this cannot be asked: 1 options, 2 to 26 were wanted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["ffconcat version 1.0\nfile other.mp4\n", "#EXTM3U\n#EXTINF:4,\nother.mp4\n"])
 @pytest.mark.parametrize("suffix", ["mp4", "ts"])
-def test_a_playlist_dropped_on_the_page_as_a_video_is_refused_and_what_it_names_is_not_read(
-    demo: Path, asked: Path, tmp_path: Path, content: str, suffix: str
+def test_an_uploaded_playlist_is_refused_and_its_files_are_not_read(
+    demo: Path, ask_store: Path, tmp_path: Path, content: str, suffix: str
 ) -> None:
     make_video(tmp_path / "other.mp4")
     upload = tmp_path / f"walk.{suffix}"
     upload.write_text(content.replace("other.mp4", str(tmp_path / "other.mp4")))
     weights, settings = [f"{BLIP2}={demo / 'tiny-blip2'}"], SMALL[1:4:2]
-    context = RunContext.of(Store(asked), vars(ExecutionOptions()) | {"device": "cpu"})
+    context = RunContext.of(Store(ask_store), vars(ExecutionOptions()) | {"device": "cpu"})
 
     def answer(video: Path, question: str, options: Sequence[str]) -> str:
         run = ask_video(AskRequest(video, question, options, weights, settings=settings), context)
@@ -166,19 +168,19 @@ def test_a_playlist_dropped_on_the_page_as_a_video_is_refused_and_what_it_names_
     assert "a playlist" in page and "data:image/jpeg" not in page
 
 
-def test_trained_weights_of_the_store_answer_and_those_of_another_backbone_do_not(
-    demo: Path, asked: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+def test_weights_of_the_store_answer_and_those_of_another_kind_are_refused(
+    demo: Path, ask_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    id = artifact(asked, "answerer_weights").id
+    id = artifact(ask_store, "answerer_weights").id
     choice = ("--option", "red", "--option", "blue")
     capsys.readouterr()
-    assert ask(demo, asked, "What?", *choice, "--answerer", id, "--json") == 0
+    assert ask(demo, ask_store, "What?", *choice, "--answerer", id, "--json") == 0
     assert "answerer: init_answerer" in answer(capsys)["answered_by"]
-    assert ask(demo, asked, "What?", *choice, "--localizer", id) == 1
+    assert ask(demo, ask_store, "What?", *choice, "--localizer", id) == 1
     assert "holds answerer_weights; expected localizer_weights" in capsys.readouterr().err
 
 
-def test_models_that_are_kept_are_loaded_once_and_answer_as_those_that_are_not(
+def test_resident_models_load_once_and_give_the_same_answers(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[str] = []
@@ -195,23 +197,23 @@ def test_models_that_are_kept_are_loaded_once_and_answer_as_those_that_are_not(
         return [answer_of(ask_video(request, context)).as_dict() for request in requests]
 
     alone = answers("alone")
-    # One question's Localizer and Answerer share a language model, their own parts are loaded for each.
+    # The Localizer and the Answerer of one question share a language model and load their other parts separately.
     assert sorted(loads) == ["load_language"] * 2 + ["load_saved_visual_prompt"] * 4 + ["load_vision_encoder"] * 2
     loads.clear()
     with keeping_models(Models()):
         assert answers("kept") == alone
-    # The Localizer's and the Answerer's Q-Former are one and the same here: BLIP-2's own.
+    # Here the Localizer and the Answerer share one Q-Former: BLIP-2's own.
     assert sorted(loads) == ["load_language", "load_saved_visual_prompt", "load_vision_encoder"]
 
 
-def test_without_gradio_serving_says_what_to_install_and_nothing_else_imports_it(
-    demo: Path, asked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_serving_without_gradio_names_the_extra_and_asking_needs_none(
+    demo: Path, ask_store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)  # as if it were not installed
-    assert main(["ask", "--serve", "--store", str(asked)]) == 1
+    assert main(["ask", "--serve", "--store", str(ask_store)]) == 1
     assert 'pip install "sevila-pipeline[serve]"' in capsys.readouterr().err
-    assert ask(demo, asked, "What?", "--option", "red", "--option", "blue") == 0
+    assert ask(demo, ask_store, "What?", "--option", "red", "--option", "blue") == 0
 
 
-def test_a_frame_that_is_hardly_a_yes_does_not_read_as_none_at_all() -> None:
+def test_small_percentages_are_not_printed_as_zero() -> None:
     assert list(map(percent_text, (0.0, 1e-7, 0.0006, 0.731))) == ["0.0%", "<0.1%", "0.1%", "73.1%"]

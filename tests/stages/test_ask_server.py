@@ -1,4 +1,4 @@
-"""The page of `sevila ask --serve`, by its real server, and in a real browser."""
+"""The page of `sevila ask --serve` on its real server and in a real browser."""
 
 import gc
 import threading
@@ -20,7 +20,7 @@ from reports.asking import AskRequest, ask_video
 from tests.browser import chromium
 
 pytest.importorskip("gradio", reason="the extra `serve` is not installed")
-# Gradio leaves its event loop to the garbage collector, and uses what pandas deprecates.
+# Gradio leaves its event loop to the garbage collector and uses deprecated calls of pandas.
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -45,65 +45,61 @@ def uploaded(address: str, name: str, content: bytes = b"moving") -> httpx.Respo
     return CLIENT.post(f"{address}/gradio_api/upload", files={"files": (name, content)})
 
 
-def asked(address: str, path: str, question: str = "What?", options: str = "") -> str:
-    """Return all that the server says to a question about an uploaded file."""
+def ask(address: str, path: str, question: str = "What?", options: str = "") -> str:
+    """Return the server's events in reply to a question about an uploaded file."""
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
     event = CLIENT.post(f"{address}/gradio_api/call/ask", json={"data": [file, question, options]}).json()["event_id"]
     return CLIENT.get(f"{address}/gradio_api/call/ask/{event}").text
 
 
-def test_a_video_is_answered_under_a_name_of_our_own(address: str) -> None:
+def test_an_uploaded_video_gets_a_fixed_file_name(address: str) -> None:
     (path,) = uploaded(address, "..%2F..%2Fevil;rm -rf.mp4").json()
-    said = asked(address, path, "What colour?", "red\n\n blue ")
-    assert "video.mp4 6 What colour? red, blue" in said and "evil" not in said
+    reply = ask(address, path, "What colour?", "red\n\n blue ")
+    assert "video.mp4 6 What colour? red, blue" in reply and "evil" not in reply
 
 
 @pytest.mark.parametrize("name", ["page.html", "list.m3u8", "list.ffconcat", "video.mp4.svg", "noname"])
-def test_what_is_no_video_by_its_name_is_refused(address: str, name: str) -> None:
+def test_uploads_without_a_video_suffix_are_refused(address: str, name: str) -> None:
     response = uploaded(address, name)
-    said = asked(address, response.json()[0]) if response.is_success else "error"
-    assert "event: error" in said or said == "error"
-    assert "What?" not in said
+    reply = ask(address, response.json()[0]) if response.is_success else "event: error"
+    assert "event: error" in reply and "What?" not in reply
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../../../etc/passwd", __file__])
-def test_files_that_were_not_uploaded_are_out_of_reach(address: str, path: str) -> None:
-    assert "event: error" in asked(address, path)
+def test_files_that_were_not_uploaded_are_unreachable(address: str, path: str) -> None:
+    assert "event: error" in ask(address, path)
     assert not CLIENT.get(f"{address}/gradio_api/file={path}").is_success
 
 
-def test_a_video_over_the_limit_is_refused(address: str) -> None:
+def test_a_video_over_the_size_limit_is_refused(address: str) -> None:
     assert uploaded(address, "large.mp4", bytes(2 << 20)).status_code == 413
 
 
 @pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}])
-def test_pages_of_others_cannot_ask(address: str, headers: dict[str, str]) -> None:
+def test_requests_of_other_origins_are_refused(address: str, headers: dict[str, str]) -> None:
     for path in ("/", "/config", "/gradio_api/upload"):
         assert CLIENT.post(f"{address}{path}", headers=headers).status_code == 403
     assert CLIENT.get(f"{address}/config", headers={"Origin": address}).is_success
 
 
-def test_it_listens_on_this_machine_only_and_a_taken_port_is_a_clear_error(address: str) -> None:
+def test_the_server_listens_on_localhost_and_refuses_a_port_in_use(address: str) -> None:
     port = int(address.rsplit(":", 1)[1])
     assert address.startswith("http://127.0.0.1:")
     with pytest.raises(SevilaError, match=f"port {port} of 127.0.0.1 is in use"), ask_server.served(answer, port, 1):
         pass
 
 
-def test_in_a_browser_one_drops_a_video_and_reads_the_answer_and_nothing_is_asked_of_others(
-    demo: Path, tmp_path: Path
-) -> None:
-    """With the real pipeline behind it."""
+def test_the_page_answers_about_a_video_without_requests_to_other_hosts(demo: Path, tmp_path: Path) -> None:
     weights = [f"{BLIP2}={demo / 'tiny-blip2'}"]
     small = ["sample_frames.size=28", "sample_frames.frames=8"]
     context = RunContext.of(Store(tmp_path / "store"), vars(ExecutionOptions()) | {"device": "cpu"})
 
-    def real(video: Path, question: str, options: Sequence[str]) -> str:
+    def answer_with_pipeline(video: Path, question: str, options: Sequence[str]) -> str:
         run = ask_video(AskRequest(video, question, options, weights, settings=small), context)
         return answer_page(run, answer_of(run))
 
     requests: list[str] = []
-    with ask_server.served(real, 0, upload_megabytes=10) as address, chromium() as browser:
+    with ask_server.served(answer_with_pipeline, 0, upload_megabytes=10) as address, chromium() as browser:
         page = browser.new_page()
         page.on("request", lambda request: requests.append(request.url))
         page.goto(address)
@@ -123,7 +119,7 @@ def test_in_a_browser_one_drops_a_video_and_reads_the_answer_and_nothing_is_aske
     assert requests and not outside
 
 
-def test_served_from_the_command_line_it_ends_with_ctrl_c(
+def test_ask_serve_waits_at_its_address_and_takes_no_video(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     waited = threading.Event()

@@ -1,4 +1,4 @@
-"""`sevila benchmark` on the small world: nights, what becomes worse, and what goes wrong."""
+"""`sevila benchmark` on the small world: nights, regressions and errors."""
 
 import os
 import shutil
@@ -22,9 +22,9 @@ from reports.benchmark_history import History, NightRow
 from reports.benchmark_judging import NightFigure, NightTest, corrected, holm
 from stages.all import STAGES
 from tests.small_world import SMALL
-from tests.stages.runs import as_answered, sevila, with_other_weights
+from tests.stages.runs import as_answered, places, sevila, with_other_weights
 
-# So small a night is noise: its speed and memory are judged by the arithmetic's own test.
+# Speed and memory of so small a night are noise; the test of NightFigure covers them.
 TOLERANT = "keep_nights = 1\ntolerance = {throughput_percent = 99.9, peak_memory_percent = 1e6}\n"
 WRONG = ["select_keyframes.kk=1"]
 
@@ -36,13 +36,8 @@ def write_matrix(folder: Path, **settings: list[str]) -> Path:
     return path
 
 
-def places(world: Path) -> list[str]:
-    weights = f"tiny-blip2={world / 'tiny-blip2'}"
-    return ["--annotations", f"{world / 'questions.csv'}", "--videos", f"{world / 'videos'}", "--weights", weights]
-
-
 def benchmark(matrix: Path, world: Path, store: Path, *more: str) -> int:
-    return main(["benchmark", str(matrix), *places(world), "--store", str(store), "--device", "cpu", *more])
+    return main(["benchmark", str(matrix), *places(world, store), *more])
 
 
 def history(store: Path) -> list[NightRow]:
@@ -70,11 +65,11 @@ def first_night(finished: Path, world: Path, matrix: Path, tmp_path_factory: pyt
 
 @pytest.fixture
 def nights(first_night: Path, tmp_path: Path) -> Path:
-    """The same in a store of one's own."""
+    """A copy of that store, which a test may change."""
     return Path(shutil.copytree(first_night, tmp_path / "store"))
 
 
-def test_a_night_makes_the_stages_after_the_features_anew_in_a_store_of_its_own(first_night: Path) -> None:
+def test_a_night_rebuilds_the_stages_after_the_features_in_its_own_store(first_night: Path) -> None:
     rows = history(first_night)
     assert [(row.setting, row.status) for row in rows] == [("chosen", "ok"), ("uniform", "ok")]
     assert list(rows[0].stages) == ["score_frames", "select_keyframes", "answer_questions", "evaluate"]
@@ -82,35 +77,35 @@ def test_a_night_makes_the_stages_after_the_features_anew_in_a_store_of_its_own(
     assert rows[0].metric_percent == 80.0 and rows[0].n_questions == 30 and rows[0].unanswered_percent == 20.0
     assert all(row.questions_per_second and row.peak_memory_bytes and row.host and row.libraries for row in rows)
     (night,) = (first_night / "benchmarks" / "small-nights" / "nights").iterdir()
-    own = {id.rsplit("-v", 1)[0] for id in Store(night)}
-    assert own == {"score_frames", "select_keyframes", "answer_questions", "evaluate"}
-    assert Store(first_night).exists(rows[0].answers), "what the night rebuilt was there before"
+    rebuilt = {id.rsplit("-v", 1)[0] for id in Store(night)}
+    assert rebuilt == {"score_frames", "select_keyframes", "answer_questions", "evaluate"}
+    assert Store(first_night).exists(rows[0].answers), "the night rebuilds artifacts of the store"
 
 
 def test_an_equal_night_is_no_regression_and_the_trend_shows_both(
     nights: Path, world: Path, matrix: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert benchmark(matrix, world, nights) == 0
-    told = capsys.readouterr().out
-    assert "no regression" in told and told.count("+0.0") == 4 and "first night" not in told
+    output = capsys.readouterr().out
+    assert "no regression" in output and output.count("+0.0") == 4 and "first night" not in output
     assert (nights / "benchmarks" / "small-nights" / "trend.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list((nights / "benchmarks" / "small-nights" / "nights").iterdir())) == 1, "the older one is not needed"
+    assert len(list((nights / "benchmarks" / "small-nights" / "nights").iterdir())) == 1, "keep_nights is 1"
     assert benchmark(matrix, world, nights, "--history") == 0
     trend = capsys.readouterr().out
     assert trend.count("80.0") == 2 and "small uniform" in trend
 
 
-def test_other_weights_under_the_same_name_are_a_named_regression(
+def test_other_weights_under_the_same_name_are_reported_as_a_regression(
     nights: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     worse = with_other_weights(world, tmp_path / "worse")
     assert sevila("run", worse, nights) == 0
     assert benchmark(write_matrix(tmp_path, chosen=[]), worse, nights) == 1
-    told = capsys.readouterr().out
-    assert "regression: small chosen: accuracy" in told and "80.0 % on the previous and best night" in told
+    output = capsys.readouterr().out
+    assert "regression: small chosen: accuracy" in output and "80.0 % on the previous and best night" in output
 
 
-def test_a_changed_recipe_begins_a_new_line_and_settings_that_fail_stop_no_other(
+def test_a_changed_recipe_starts_a_new_series_and_a_failed_setting_stops_no_other(
     nights: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = ["sample_frames.frames=5"]
@@ -119,40 +114,40 @@ def test_a_changed_recipe_begins_a_new_line_and_settings_that_fail_stop_no_other
     History(nights / "benchmarks" / "small-nights").append(long_ago)
     matrix = write_matrix(tmp_path, missing=missing, wrong=WRONG, chosen=["select_keyframes.k=1"])
     assert benchmark(matrix, world, nights) == 1
-    told = capsys.readouterr().out
-    assert "no regression, 2 failed" in told
-    assert "sample_frames has not been run on this" in told and f"sevila run {SMALL} --set {missing[0]}" in told
-    assert "did you mean 'k'" in told
-    assert "small chosen: the recipe has changed since 2020-02-03 03:00" in told
-    assert "the last run was" in told and "the nights between were missed" in told
+    output = capsys.readouterr().out
+    assert "no regression, 2 failed" in output
+    assert "sample_frames has not been run on this" in output and f"sevila run {SMALL} --set {missing[0]}" in output
+    assert "did you mean 'k'" in output
+    assert "small chosen: the recipe has changed since 2020-02-03 03:00" in output
+    assert "the last run was" in output and "the nights between were missed" in output
     before, tonight = history(nights)[:2], history(nights)[2:]
     assert [row.status for row in tonight] == ["failed", "failed", "ok"]
     assert before[0].recipe_fingerprint != tonight[-1].recipe_fingerprint
 
 
-def test_a_setting_whose_process_dies_is_an_error_of_its_own() -> None:
+def test_a_killed_subprocess_is_a_machine_error() -> None:
     with pytest.raises(MachineError, match="its process was ended by SIGKILL"):
-        run_in_subprocess(die)
+        run_in_subprocess(kill_self)
 
 
-def die() -> None:
+def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_second_run_of_a_matrix_ends_at_once_and_says_who_is_at_work(
+def test_a_matrix_in_use_is_refused_with_its_process(
     nights: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_matrix(tmp_path, wrong=WRONG)
-    given = {"annotations": [str(world / "questions.csv")], "videos": [str(world / "videos")], "weights": []}
-    ended: list[int] = []
+    paths = {"annotations": [str(world / "questions.csv")], "videos": [str(world / "videos")], "weights": []}
+    statuses: list[int] = []
     run_night(
-        load_matrix(str(path)), Store(nights), given, on_row=lambda row: ended.append(benchmark(path, world, nights))
+        load_matrix(str(path)), Store(nights), paths, on_row=lambda row: statuses.append(benchmark(path, world, nights))
     )
-    assert ended == [1]
+    assert statuses == [1]
     assert f"is being run by process {os.getpid()} on " in capsys.readouterr().err
 
 
-def test_a_damaged_history_is_told_and_set_aside(
+def test_a_damaged_history_is_reported_and_set_aside(
     nights: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = nights / "benchmarks" / "small-nights" / "history.parquet"
@@ -168,14 +163,14 @@ def test_a_damaged_history_is_told_and_set_aside(
 
 
 @pytest.mark.parametrize("name", available_matrices())
-def test_the_settings_of_a_packaged_matrix_fit_their_recipes(name: str) -> None:
+def test_settings_of_packaged_matrices_fit_their_recipes(name: str) -> None:
     for recipe, settings in load_matrix(name).recipes.items():
         for changes in settings.values():
             load(recipe, STAGES, changes)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("alhpa = 0.1", "no key 'alhpa' (did you mean 'alpha'?)"),
         ("tolerance = {throughput = 1}", "(did you mean 'throughput_percent'?)"),
@@ -184,36 +179,36 @@ def test_the_settings_of_a_packaged_matrix_fit_their_recipes(name: str) -> None:
         ("description = 'nothing'", "recipes"),
     ],
 )
-def test_a_wrong_matrix_is_refused_with_the_key_at_fault(tmp_path: Path, text: str, told: str) -> None:
+def test_an_invalid_matrix_is_refused_with_the_key_at_fault(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text(text + ("" if "recipes" in text or "nothing" in text else "\n[recipes.demo]\nas-it-is = []"))
     with pytest.raises(SevilaError) as error:
         load_matrix(str(path))
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1))
-def test_holms_correction_keeps_the_order_and_never_makes_a_test_surer(values: list[float]) -> None:
-    corrected = holm(values)
-    assert all(value <= after <= 1 for value, after in zip(values, corrected, strict=True))
-    by_value = [after for _, after in sorted(zip(values, corrected, strict=True))]
+def test_holm_correction_keeps_the_order_and_never_lowers_a_p_value(values: list[float]) -> None:
+    adjusted = holm(values)
+    assert all(value <= after <= 1 for value, after in zip(values, adjusted, strict=True))
+    by_value = [after for _, after in sorted(zip(values, adjusted, strict=True))]
     assert by_value == sorted(by_value)
-    assert min(corrected) == min(1, len(values) * min(values))
+    assert min(adjusted) == min(1, len(values) * min(values))
 
 
-def test_a_difference_too_sure_for_a_float_is_a_regression() -> None:
+def test_a_p_value_of_zero_is_a_regression() -> None:
     row = PairedRow("overall", "all", True, 4000, 75.0, 25.0, -50.0, -51.0, -49.0, 2000, 0, p_value=0.0)
     (test,) = corrected([NightTest("2026-11-21T03-00-07.123Z", row)])
     assert test is not None and test.is_worse(alpha=0.05)
 
 
 @given(st.floats(1e-3, 1e12), st.floats(0.1, 99), st.floats(0.01, 0.99))
-def test_only_beyond_the_tolerance_is_a_night_slow_or_large(usual: float, tolerance: float, part: float) -> None:
-    within, beyond = tolerance * part / 100, tolerance * (1 + part) / 100
+def test_a_night_is_worse_only_beyond_the_tolerance(usual: float, tolerance: float, share: float) -> None:
+    within, beyond = tolerance * share / 100, tolerance * (1 + share) / 100
     for more_is_better, sign in ((True, -1), (False, 1)):
         for change, is_worse in ((within, False), (beyond, True), (-beyond, False)):
             now = usual * (1 + sign * change)
             assert NightFigure("x", now, usual, 3, tolerance, more_is_better).is_worse == is_worse
             assert not NightFigure("x", now, usual, 2, tolerance, more_is_better).is_worse, (
-                "two nights are not usual yet"
+                "two nights are too few to compare with"
             )

@@ -1,4 +1,4 @@
-"""The chains as figures: which stage's artifact goes into which, walked without making anything."""
+"""The chains as figures: the artifacts that each stage reads, walked without building anything."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FULL = (
 
 
 class Outside:
-    """Whatever is asked for from outside, by what it is."""
+    """Sources of which every lookup returns the name of its kind."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: name
@@ -33,7 +33,7 @@ class Outside:
 
 
 class Drawing:
-    """Draws an arrow from each step to each that reads what it makes; a step is `stage` or `stage (which of several)`."""
+    """Draws an arrow from each step to every reader of its artifact; a step is `stage` or `stage (setting)`."""
 
     def __init__(self, settings: tuple[str, ...], folder: Path, recipe: str = "plain") -> None:
         self.arrows: list[tuple[str, str]] = []
@@ -55,8 +55,13 @@ class Drawing:
         return artifact
 
     def into(self, name: str) -> list[str]:
-        """What a step reads, in the order of its inputs."""
+        """Return the inputs of a step in order."""
         return [source for source, target in self.arrows if target == name]
+
+
+def videos(split: str) -> list[str]:
+    """Return the steps that list, sample and encode a split."""
+    return [f"{stage} ({split} split)" for stage in ("list_questions", "sample_frames", "extract_features")]
 
 
 def test_forward_chain_is_figure_1(tmp_path: Path) -> None:
@@ -65,10 +70,10 @@ def test_forward_chain_is_figure_1(tmp_path: Path) -> None:
         *("list_questions", "import_backbone", "init_localizer", "init_answerer"),
         *("sample_frames", "extract_features", "score_frames", "select_keyframes", "answer_questions", "evaluate"),
     ]
-    videos, backbone = ["list_questions", "sample_frames", "extract_features"], "import_backbone"
+    inputs, backbone = ["list_questions", "sample_frames", "extract_features"], "import_backbone"
     assert figure.into("sample_frames") == ["videos"]
     assert figure.into("extract_features") == ["sample_frames", backbone]
-    assert figure.into("score_frames") == [*videos, backbone, "init_localizer"]
+    assert figure.into("score_frames") == [*inputs, backbone, "init_localizer"]
     assert figure.into("select_keyframes") == ["list_questions", "sample_frames", "score_frames"]
     assert figure.into("answer_questions") == [
         *("list_questions", "select_keyframes", "extract_features", backbone, "init_answerer")
@@ -79,45 +84,37 @@ def test_forward_chain_is_figure_1(tmp_path: Path) -> None:
 def test_full_chain_is_figure_3(tmp_path: Path) -> None:
     figure = Drawing((*FULL, 'chain.selectors=["pretrained", "refined"]'), tmp_path)
     backbone = "import_backbone"
-    seen = [f"{stage} (training split)" for stage in ("sample_frames", "extract_features")]
-    asked = [f"{stage} (evaluation split)" for stage in ("sample_frames", "extract_features")]
+    pretraining, training, evaluation = map(videos, ("pre-training", "training", "evaluation"))
 
-    # The Localizer learns from moments.
-    moments = [f"{stage} (pre-training split)" for stage in ("sample_frames", "extract_features")]
-    pretrained = figure.into("pretrain_localizer")
-    assert pretrained == ["list_questions (pre-training split)", *moments, backbone, "init_localizer"]
+    # The Localizer is pre-trained on moments.
+    assert figure.into("pretrain_localizer") == [*pretraining, backbone, "init_localizer"]
 
-    # Its keyframes of the training split teach the Answerer.
-    learned = ["list_questions (training split)", *seen]
+    # The Answerer is fine-tuned on its keyframes of the training split.
     name = "pre-trained Localizer"
-    scored, chosen = f"score_frames ({name}, training split)", f"select_keyframes ({name}, training split)"
-    assert figure.into(scored) == [*learned, backbone, "pretrain_localizer"]
-    assert figure.into(chosen) == [*learned[:2], scored]
-    assert figure.into(f"finetune_answerer ({name})") == [learned[0], chosen, seen[1], backbone, "init_answerer"]
+    scores, keyframes = f"score_frames ({name}, training split)", f"select_keyframes ({name}, training split)"
+    assert figure.into(scores) == [*training, backbone, "pretrain_localizer"]
+    assert figure.into(keyframes) == [*training[:2], scores]
+    answerer_inputs = [training[0], keyframes, training[2], backbone, "init_answerer"]
+    assert figure.into(f"finetune_answerer ({name})") == answerer_inputs
 
-    # The reverse chain: what the Answerer says of single frames teaches the Localizer.
-    assert figure.into("label_frames (round 1)") == [*learned, backbone, "init_answerer"]
+    # Reverse chain: the Answerer's labels of single frames refine the Localizer.
+    assert figure.into("label_frames (round 1)") == [*training, backbone, "init_answerer"]
     assert figure.into("refine_localizer (round 1)") == [
-        *(*learned, backbone, "pretrain_localizer", "label_frames (round 1)")
+        *(*training, backbone, "pretrain_localizer", "label_frames (round 1)")
     ]
 
-    # And the refined Localizer the Answerer; zero-shot answers are those of the Answerer as it came.
+    # The refined Localizer's keyframes are answered zero-shot, and by an Answerer that is fine-tuned on them.
     name = "refined Localizer"
-    chosen = f"select_keyframes ({name})"
-    assert figure.into(f"score_frames ({name})") == [
-        "list_questions (evaluation split)",
-        *asked,
-        backbone,
-        "refine_localizer (round 1)",
-    ]
+    keyframes = f"select_keyframes ({name})"
+    assert figure.into(f"score_frames ({name})") == [*evaluation, backbone, "refine_localizer (round 1)"]
     for who, answerer in (
         ("zero-shot", "init_answerer"),
         ("zero-shot, voting", "init_answerer"),
         ("fine-tuned", f"finetune_answerer ({name})"),
     ):
         answers = f"answer_questions ({name}, {who})"
-        assert figure.into(answers) == ["list_questions (evaluation split)", chosen, asked[1], backbone, answerer]
-        assert figure.into(f"evaluate ({name}, {who})") == ["list_questions (evaluation split)", answers]
+        assert figure.into(answers) == [evaluation[0], keyframes, evaluation[2], backbone, answerer]
+        assert figure.into(f"evaluate ({name}, {who})") == [evaluation[0], answers]
 
 
 def test_each_round_labels_with_the_newest_answerer_and_refines_the_newest_localizer(tmp_path: Path) -> None:
@@ -128,36 +125,28 @@ def test_each_round_labels_with_the_newest_answerer_and_refines_the_newest_local
     assert not any("(pre-trained Localizer" in target for _, target in figure.arrows)  # trained, not evaluated
 
 
-def test_a_selector_learns_from_the_training_split_and_scores_both_and_no_localizer_is_there(tmp_path: Path) -> None:
+def test_trained_selectors_learn_from_the_training_split_without_a_localizer(tmp_path: Path) -> None:
     figure = Drawing((*FULL[:2], 'chain.selectors=["atp", "differentiable_top_k"]'), tmp_path)
     for name in ("ATP", "differentiable top-k"):
-        train, test = (
-            [f"{stage} ({which} split)" for stage in ("list_questions", "sample_frames", "extract_features")]
-            for which in ("training", "evaluation")
-        )
         models = ["import_backbone", "init_answerer"]
         trained = f"train_selector ({name})"
-        assert figure.into(trained) == [*train, *models]
-        assert figure.into(f"score_by_selector ({name}, training split)") == [*train, *models, trained]
-        assert figure.into(f"score_by_selector ({name})") == [*test, *models, trained]
+        assert figure.into(trained) == [*videos("training"), *models]
+        assert figure.into(f"score_by_selector ({name}, training split)") == [*videos("training"), *models, trained]
+        assert figure.into(f"score_by_selector ({name})") == [*videos("evaluation"), *models, trained]
         assert figure.into(f"select_keyframes ({name})")[-1] == f"score_by_selector ({name})"
         assert figure.into(f"finetune_answerer ({name})")[1] == f"select_keyframes ({name}, training split)"
     assert not {"init_localizer", "score_frames"} & {*figure.stages}
 
 
-def test_moments_of_the_training_split_itself_are_listed_and_extracted_once(tmp_path: Path) -> None:
+def test_pretraining_on_the_training_split_extracts_it_once(tmp_path: Path) -> None:
     settings = ("chain.pretraining_dataset=plain", "chain.pretraining_split=train", 'chain.selectors=["pretrained"]')
     figure = Drawing((*FULL[:2], *settings), tmp_path)
-    assert [figure.stages.count(stage) for stage in ("list_questions", "sample_frames", "extract_features")] == [
-        2,
-        2,
-        2,
-    ]
-    read = ["list_questions (training split)", "sample_frames (training split)", "extract_features (training split)"]
-    assert figure.into("pretrain_localizer") == [*read, "import_backbone", "init_localizer"]
+    stages = ("list_questions", "sample_frames", "extract_features")
+    assert [figure.stages.count(stage) for stage in stages] == [2] * 3
+    assert figure.into("pretrain_localizer") == [*videos("training"), "import_backbone", "init_localizer"]
 
 
-def test_nothing_that_evaluates_is_read_by_a_training(tmp_path: Path) -> None:
+def test_training_reads_nothing_of_the_evaluation_split(tmp_path: Path) -> None:
     figure = Drawing((*FULL, 'chain.selectors=["uniform", "oracle", "untrained", "pretrained", "refined"]'), tmp_path)
     upstream = {name for name in STAGES if any(word in name for word in ("pretrain", "refine", "finetune"))}
     reached = [target for target in dict(map(reversed, figure.arrows)) if target.split(" ")[0] in upstream]  # type: ignore[arg-type]
@@ -167,19 +156,19 @@ def test_nothing_that_evaluates_is_read_by_a_training(tmp_path: Path) -> None:
         reached = [source for source in dict.fromkeys(sources) if figure.into(source)]
 
 
-def test_what_evaluates_trains_nothing() -> None:
+def test_evaluation_trains_nothing() -> None:
     source = Path(__file__).parents[2] / "stages" / "chain.py"
-    (evaluates,) = [
+    (evaluate,) = [
         node
         for node in ast.parse(source.read_text()).body
         if isinstance(node, ast.FunctionDef) and node.name == "_evaluate"
     ]
-    used = {node.attr for node in ast.walk(evaluates) if isinstance(node, ast.Attribute)} & {*STAGES}
-    assert used == {"evaluate_localization", "answer_questions", "evaluate"}
+    stages = {node.attr for node in ast.walk(evaluate) if isinstance(node, ast.Attribute)} & {*STAGES}
+    assert stages == {"evaluate_localization", "answer_questions", "evaluate"}
 
 
 @pytest.mark.parametrize("kind", ["forward", "full"])
-def test_queries_become_moments_after_pretraining_in_the_full_chain(kind: str, tmp_path: Path) -> None:
+def test_moment_retrieval_pretrains_its_localizer_in_the_full_chain(kind: str, tmp_path: Path) -> None:
     figure = Drawing((f"chain.kind={kind}",), tmp_path, "qvhighlights")
     localizer = "pretrain_localizer" if kind == "full" else "init_localizer"
     assert figure.into("score_frames")[-1] == localizer

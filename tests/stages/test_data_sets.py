@@ -1,4 +1,4 @@
-"""Every layout of annotation files through the forward chain, on real mp4 files and folders of frames."""
+"""The forward chain on every layout of annotation files, with mp4 files and folders of frames."""
 
 import shutil
 from pathlib import Path
@@ -14,10 +14,10 @@ from stages.list_questions import Questions
 from stages.retrieve_moments import Moments
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
-from tests import videos as made
 from tests.pipeline.datasets.layouts import LAYOUTS, QVHIGHLIGHTS, Layout
 from tests.small_world import SMALL
 from tests.tiny_blip2 import write_tiny_blip2
+from tests.videos import make_image_folder, make_video
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "videos" / "nasa_13013.mp4"
 
@@ -29,16 +29,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def place(folder: Path, video: Video, number: int) -> None:
-    """Put a video where the data set first looks for it: a file, or a folder of frames."""
+def write_video(folder: Path, video: Video, number: int) -> None:
+    """Write a file or a folder of frames at the first path where the data set looks for a video."""
     path = folder / video.path
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix != ".mp4":
-        made.make_image_folder(path)
+        make_image_folder(path)
     elif number == 0 and REAL.exists():
         shutil.copy(REAL, path)
     else:
-        made.make_video(path)
+        make_video(path)
 
 
 def artifact(store: Path, kind: type[Any]) -> Any:
@@ -49,7 +49,7 @@ def artifact(store: Path, kind: type[Any]) -> Any:
 def run(layout: Layout, tmp_path: Path, weights: Path, *arguments: str) -> int:
     annotations = layout.read(tmp_path, layout.rows)
     for number, video in enumerate(annotations.videos):
-        place(tmp_path / "videos", video, number)
+        write_video(tmp_path / "videos", video, number)
     name = layout.adapter.name
     style = "next_event" if "events" in layout.rows[0] or "VLEP" in str(layout.rows[0].get("qid")) else ""
     prompts = [f"{stage}.prompt={style}" for stage in ("score_frames", "answer_questions") if style]
@@ -81,16 +81,16 @@ def test_queries_for_moments_are_scored_without_options(tmp_path: Path, weights:
     assert {row["question_id"] for row in scores} == {str(row["qid"]) for row in QVHIGHLIGHTS.rows}
     assert len(artifact(store, Questions).rows("moments")) == 3
     assert [id for id in Store(store) if id.startswith("evaluate_localization")]
-    asked = {row["question_id"] for row in artifact(store, Moments).rows("queries")}
-    assert asked == {str(row["qid"]) for row in QVHIGHLIGHTS.rows}
+    query_ids = {row["question_id"] for row in artifact(store, Moments).rows("queries")}
+    assert query_ids == {str(row["qid"]) for row in QVHIGHLIGHTS.rows}
 
 
-def test_subtitles_alone_run_to_moments_judged_by_their_own_times(tmp_path: Path, weights: Path) -> None:
+def test_subtitles_run_to_moments_evaluated_by_their_times(tmp_path: Path, weights: Path) -> None:
     for name in ("a/one", "two"):
         path = tmp_path / "subtitles" / f"{name}.srt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("1\n00:00:00,500 --> 00:00:01,500\nIt begins.\n\n2\n00:00:02,000 --> 00:00:03,000\n[Music]\n")
-        place(tmp_path / "videos", Video(name, f"{name}.mp4"), 1)
+        write_video(tmp_path / "videos", Video(name, f"{name}.mp4"), 1)
     settings = ("list_questions.dataset=timed_text", "score_frames.prompt=moment")
     places = ["--annotations", f"{tmp_path / 'subtitles'}", "--videos", f"{tmp_path / 'videos'}"]
     places += ["--weights", f"tiny-blip2={weights}", "--store", f"{tmp_path / 'store'}", "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""A BLIP-2 with OPT through the stages of a chain: scores, keyframes, answers, labels and every training."""
+"""The stages of a chain with a BLIP-2 of OPT: scores, keyframes, answers, labels and every training."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from tests.stages.training import INPUTS, SELECTOR_INPUTS, World, make_world, we
 
 pytestmark = pytest.mark.slow
 
+SCORE_INPUTS, ANSWER_INPUTS = INPUTS["pretrain_localizer"], INPUTS["finetune_answerer"]
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("opt"), videos=4, language="opt")
 
 
-def made_by(
+def build_stage(
     world: World, name: str, *inputs: str, store: Path | None = None, batch_tokens: int = 16384, **config: Any
 ) -> Any:
-    """What a stage makes of artifacts of the world, given by name, in a store of its own if there is one."""
+    """Build a stage from artifacts of the world, given by name, in `store` or else the world's own."""
     run = world.run(store or world.folder / "store", batch_tokens=batch_tokens)
-    given = [world.inputs[which] if which else None for which in inputs]
-    return build(STAGES[name], STAGES[name].config(**config), run, given)
+    return build(STAGES[name], STAGES[name].config(**config), run, [world.inputs[key] for key in inputs])
 
 
-def test_a_recipe_runs_with_it_from_videos_to_a_report(world: World, tmp_path: Path) -> None:
+def test_a_forward_recipe_runs_with_opt(world: World, tmp_path: Path) -> None:
     places = ["--annotations", f"{world.folder / 'questions.jsonl'}", "--videos", f"{world.folder / 'videos'}"]
     places += ["--weights", f"tiny-blip2={world.folder / 'tiny-blip2'}", "--store", str(tmp_path), "--device", "cpu"]
     assert main(["run", SMALL, *places]) == 0
@@ -44,38 +45,29 @@ def test_a_recipe_runs_with_it_from_videos_to_a_report(world: World, tmp_path: P
 
 
 def test_scores_and_answers_do_not_depend_on_the_size_of_batches(world: World, tmp_path: Path) -> None:
-    videos = ("questions", "frames", "features", "backbone", "localizer")
+    runs: list[dict[str, Any]] = [{"store": tmp_path / str(size), "batch_tokens": size} for size in (16384, 200)]
     names = ("logit_yes", "logit_no", "probability_yes", "truncated")
-    scored = [
-        made_by(world, "score_frames", *videos, store=tmp_path / str(size), batch_tokens=size) for size in (16384, 200)
-    ]
-    scores = [each.columns("frame_scores", *names) for each in scored]
+    scored = [build_stage(world, "score_frames", *SCORE_INPUTS, **run) for run in runs]
+    scores = [artifact.columns("frame_scores", *names) for artifact in scored]
     assert len(scores[0]["logit_yes"]) == 12 * 8 and scores[0]["logit_yes"].std() > 0.01
     assert not scores[0]["truncated"].any()
     for name in names[:3]:
         np.testing.assert_allclose(scores[0][name], scores[1][name], rtol=0, atol=5e-5)
-    asked = ("questions", "keyframes", "features", "backbone", "answerer")
     readouts: tuple[Readout, ...] = ("letter", "text", "text_per_token")
     for readout in readouts:
-        answers = [
-            made_by(world, "answer_questions", *asked, store=tmp_path / str(size), batch_tokens=size, readout=readout)
-            for size in (16384, 200)
-        ]
+        answers = [build_stage(world, "answer_questions", *ANSWER_INPUTS, readout=readout, **run) for run in runs]
         logits = [np.concatenate(answer.columns("answers", "option_logits")["option_logits"]) for answer in answers]
         assert {row["status"] for row in answers[0].rows("answers")} == {"ok"}
         np.testing.assert_allclose(logits[0], logits[1], rtol=0, atol=5e-5)
 
 
-def test_it_answers_in_words(world: World) -> None:
-    asked = ("questions", "keyframes", "features", "backbone", "answerer")
-    rows = made_by(world, "generate_answers", *asked, max_tokens=3).rows("answers")
+def test_opt_answers_in_words(world: World) -> None:
+    rows = build_stage(world, "generate_answers", *ANSWER_INPUTS, max_tokens=3).rows("answers")
     assert len(rows) == 12 and all(row["status"] == "ok" and len(row["token_ids"]) == 3 for row in rows)
 
 
 @pytest.mark.parametrize("name", [*INPUTS, *SELECTOR_INPUTS])
-def test_every_training_trains_its_part_and_leaves_the_language_model_as_it_is(
-    world: World, name: str, tmp_path: Path
-) -> None:
+def test_every_training_leaves_the_language_model_unchanged(world: World, name: str, tmp_path: Path) -> None:
     run = world.run(tmp_path)
     language = load_answerer(run, world.inputs["backbone"], world.inputs["answerer"], "float32").language
     before = language.model.lm_head.weight.clone()
@@ -90,8 +82,8 @@ def test_every_training_trains_its_part_and_leaves_the_language_model_as_it_is(
         assert weights_of(trained) != weights_of(world.inputs["localizer"])
 
 
-def test_labels_are_what_its_answerer_says_of_each_frame(world: World) -> None:
-    labels = made_by(world, "label_frames", "questions", "frames", "features", "backbone", "answerer")
+def test_labels_are_predictions_of_the_answerer_for_each_frame(world: World) -> None:
+    labels = build_stage(world, "label_frames", "questions", "frames", "features", "backbone", "answerer")
     rows = labels.rows("pseudo_labels")
     assert len(rows) == 12 * 8
     assert all(row["prediction"] == int(np.argmax(row["option_logits"])) for row in rows)

@@ -1,4 +1,4 @@
-"""What evaluation says beside the accuracy: how sure it is, what could not be asked, and the data set's own way to report."""
+"""Evaluation beside the accuracy: intervals, coverage, and the data set's own headline."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from cli import main
 from pipeline.metrics.accuracy import Outcome, accuracy_table
 from pipeline.metrics.resampling import Resampling
-from tests.stages.runs import artifact, records, sevila
+from tests.stages.runs import artifact, built_since, records, sevila
 
 
 def test_coverage_states_the_share_of_unusable_videos_and_lists_them(finished: Path) -> None:
@@ -35,10 +35,10 @@ def test_the_json_file_holds_the_tables(finished: Path) -> None:
 
 def test_the_run_prints_intervals_and_coverage(store: Path, demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sevila("run", demo, store) == 0
-    printed = capsys.readouterr().out
-    assert "95 % by video" in printed and "95 % Wilson" in printed and "10,000 resamples of videos" in printed
-    assert "coverage: 24 of 30 questions (80.0 %), 8 of 10 videos" in printed
-    assert "3 truncated (10.0 %)" in printed and "3 empty (10.0 %)" in printed
+    output = capsys.readouterr().out
+    assert "95 % by video" in output and "95 % Wilson" in output and "10,000 resamples of videos" in output
+    assert "coverage: 24 of 30 questions (80.0 %), 8 of 10 videos" in output
+    assert "3 truncated (10.0 %)" in output and "3 empty (10.0 %)" in output
 
 
 def test_the_interval_resamples_videos_or_questions_as_the_recipe_says(store: Path, demo: Path) -> None:
@@ -47,18 +47,18 @@ def test_the_interval_resamples_videos_or_questions_as_the_recipe_says(store: Pa
         Outcome(questions[row["question_id"]]["answer_index"], row["prediction"], row["video_id"])
         for row in artifact(store, "answers").rows("answers")
     ]
-    for by in ("video", "question"):
-        assert sevila("run", demo, store, "--set", f"evaluate.bootstrap={by}", "--set", "evaluate.seed=7") == 0
-        found = artifact(store, "metrics").rows("metrics")[0]
-        (wanted,) = accuracy_table(outcomes, resampling=Resampling(by, seed=7))
-        assert found["bootstrap_low_percent"] == wanted.bootstrap_low_percent
-        assert found["bootstrap_high_percent"] == wanted.bootstrap_high_percent
+    for unit in ("video", "question"):
+        assert sevila("run", demo, store, "--set", f"evaluate.bootstrap={unit}", "--set", "evaluate.seed=7") == 0
+        overall = artifact(store, "metrics").rows("metrics")[0]
+        (expected,) = accuracy_table(outcomes, resampling=Resampling(unit, seed=7))
+        assert overall["bootstrap_low_percent"] == expected.bootstrap_low_percent
+        assert overall["bootstrap_high_percent"] == expected.bootstrap_high_percent
 
 
 def test_another_seed_is_another_artifact_of_the_same_answers(store: Path, demo: Path) -> None:
     before = set(records(store))
     assert sevila("run", demo, store, "--set", "evaluate.seed=1") == 0
-    assert [record.stage for id, record in records(store).items() if id not in before] == ["evaluate"]
+    assert built_since(before, store) == {"evaluate": 1}
 
 
 RECIPE = """
@@ -73,7 +73,7 @@ weights = "tiny-blip2"
 """
 
 
-def test_a_data_set_compared_by_the_mean_of_its_groups_says_that_first(
+def test_the_group_mean_is_the_headline_of_a_data_set_that_reports_it(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     videos = sorted(path.stem for path in (demo / "videos").glob("*.mp4"))

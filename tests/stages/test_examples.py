@@ -1,4 +1,4 @@
-"""The examples, run as they stand on a finished run of the demo data set and its tiny model."""
+"""The examples run unchanged on a finished run of the demo data set and its tiny model."""
 
 import json
 import runpy
@@ -13,7 +13,7 @@ from tests.small_world import SMALL
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def printed(name: str, store: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+def run_example(name: str, store: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setenv("SEVILA_STORE", str(store))
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
@@ -22,14 +22,14 @@ def printed(name: str, store: Path, monkeypatch: pytest.MonkeyPatch, *arguments:
 def test_a_tensor_is_scored(
     demo: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    printed("score_a_tensor.py", finished, monkeypatch, str(demo / "tiny-blip2"))
+    run_example("score_a_tensor.py", finished, monkeypatch, str(demo / "tiny-blip2"))
     assert "keyframes [" in capsys.readouterr().out
 
 
-def test_a_selector_of_ones_own_chooses_by_the_scores_of_a_run(
+def test_a_custom_selector_selects_by_the_scores_of_a_run(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    printed("own_selector.py", finished, monkeypatch)
+    run_example("own_selector.py", finished, monkeypatch)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 24  # three questions of each of the eight videos that can be read
     for line in lines:
@@ -37,15 +37,15 @@ def test_a_selector_of_ones_own_chooses_by_the_scores_of_a_run(
         assert 1 <= len(positions) <= 3 and all(b - a >= 3 for a, b in pairwise(positions))
 
 
-def test_what_a_run_answered_is_a_table(
+def test_answers_of_a_run_are_a_table(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    printed("read_results.py", finished, monkeypatch)
+    run_example("read_results.py", finished, monkeypatch)
     text = capsys.readouterr().out
     assert "right_mean" in text and text.count("no answer: ") == 6 and "because truncated" in text
 
 
-def test_the_cells_of_the_notebook_run_one_after_the_other(finished: Path) -> None:
+def test_the_cells_of_the_notebook_run_in_order(finished: Path) -> None:
     notebook = json.loads((EXAMPLES / "keyframes_of_a_question.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     names: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""The packages of docs/extending, as printed there, installed outside the repository and used by one run."""
+"""The packages of docs/extending as printed there, installed outside the repository and used by one run."""
 
 import json
 import os
@@ -55,7 +55,7 @@ print(json.dumps([stages, keyframes, gaps, config, sevila.cache.__name__]))
 
 
 def install(site: Path) -> None:
-    """Write the modules of all pages, and what an installer would write of the package that holds them."""
+    """Write the modules of all pages and the metadata of a package that holds them."""
     (site / "toy-1.0.dist-info").mkdir(parents=True)
     groups: dict[str, list[str]] = {}
     for page in PAGES:
@@ -76,9 +76,7 @@ def test_a_page_has_at_most_forty_lines(page: Path) -> None:
 
 
 @pytest.mark.parametrize("scorer", ["localizer", "score_by_brightness"])
-def test_what_a_package_outside_adds_is_used_by_a_run_as_printed_in_the_manual(
-    scorer: str, demo: Path, tmp_path: Path
-) -> None:
+def test_a_run_uses_the_packages_of_the_manual_as_printed(scorer: str, demo: Path, tmp_path: Path) -> None:
     install(tmp_path / "site")
     world = tmp_path / "world"
     world.mkdir()
@@ -88,16 +86,16 @@ def test_what_a_package_outside_adds_is_used_by_a_run_as_printed_in_the_manual(
     lines = ["video,question,right", f"{videos[0]},Is it red?,yes", f"{videos[1]},Is it round?,no"]
     (world / "toy.csv").write_text("\n".join(lines))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SEVILA_")}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(world), SMALL, scorer],
         cwd=tmp_path,
         env={**environment, "PYTHONPATH": f"{REPOSITORY}:{tmp_path / 'site'}"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    stages, keyframes, gaps, config, name = json.loads(done.stdout.splitlines()[-1])
-    assert name == "sevila.cache"  # as where it is installed, not as the tests import it
+    assert process.returncode == 0, process.stderr
+    stages, keyframes, gaps, config, name = json.loads(process.stdout.splitlines()[-1])
+    assert name == "sevila.cache"  # the installed name, not the tests' `cache`
     assert {"shallow_vit", "measure_gaps"} <= stages.keys() and "import_backbone" not in stages
     assert config["options"] == {"stride": 3} and all({*row["positions"]} <= {0, 3, 6} for row in keyframes)
     assert [row["question_id"] for row in gaps] == [f"{videos[0]}#Is it red?", f"{videos[1]}#Is it round?"]
@@ -113,7 +111,7 @@ from sevila.extending import PromptStyle
 """
 
 
-def test_an_unknown_prompt_is_refused_with_the_nearest_one_of_ours_and_of_other_packages(package: Package) -> None:
+def test_an_unknown_prompt_is_refused_with_the_nearest_known_one(package: Package) -> None:
     import sevila
 
     package("brief", PROMPT.format(name="brief"), group="sevila.prompts")
@@ -126,11 +124,11 @@ def test_an_unknown_prompt_is_refused_with_the_nearest_one_of_ours_and_of_other_
         sevila.load(SMALL, settings={"answer_questions.prompt": "moment"})
 
 
-def test_a_prompt_that_cannot_be_asked_for_is_refused_before_anything_runs(package: Package) -> None:
+def test_a_prompt_with_wrong_parameters_is_refused_at_load(package: Package) -> None:
     package("brief", PROMPT.format(name="brief").replace("question, options:", "question:"), group="sevila.prompts")
     with pytest.raises(SevilaError, match=r"whose answer cannot be called with \(question, options\)") as error:
         load(SMALL, STAGES, ["score_frames.prompt=brief"])
-    assert "template" not in str(error.value)  # which is right as it is
+    assert "template" not in str(error.value)  # the template is valid
 
 
 STAGE = """
@@ -150,7 +148,7 @@ def odd({parameters}): ...
         ("cfg, run: RunContext, *, out: Output", "the type of cfg is not given as a class derived from Config"),
     ],
 )
-def test_a_stage_that_cannot_be_loaded_is_named_with_its_reason_by_a_recipe_that_names_it(
+def test_a_recipe_names_the_reason_why_its_stage_cannot_be_loaded(
     parameters: str, message: str, package: Package, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(recipe, "NOT_LOADED", {})
@@ -163,7 +161,7 @@ def test_a_stage_that_cannot_be_loaded_is_named_with_its_reason_by_a_recipe_that
         recipe.refuse_unknown_stage("odd", OURS)
 
 
-def test_code_of_ours_under_its_name_in_the_repository_is_an_error_that_says_how_to_import_it(package: Package) -> None:
+def test_an_import_of_pipeline_is_refused_with_the_right_import(package: Package) -> None:
     from pipeline.models.prompts import prompt_named
 
     code = "raise ModuleNotFoundError(\"No module named 'pipeline'\", name='pipeline')"
@@ -183,7 +181,7 @@ def toy(scores, k):
 """
 
 
-def test_what_a_package_does_wrong_within_numpy_is_said_with_its_own_line(tmp_path: Path) -> None:
+def test_an_error_inside_numpy_names_the_line_of_the_package(tmp_path: Path) -> None:
     module = tmp_path / "toy.py"
     module.write_text(TOY_OF_NUMPY)
     exec(compile(TOY_OF_NUMPY, str(module), "exec"), theirs := {"__name__": "toy"})

@@ -1,4 +1,4 @@
-"""A store of somebody else's reaches nothing outside: links in it are neither read, written, nor followed to delete."""
+"""Links in a store never lead outside it: they are not read, written, or followed when deleting."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from tests.stages.runs import sevila
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder that looks like anything a store holds, beside the store."""
+    """A folder outside the store with the names of a store's files and folders."""
     folder = tmp_path / "outside"
     for place in ("", "Do", "Do/Document", "ab", "snapshots", "progress"):
         (folder / place).mkdir(parents=True, exist_ok=True)
@@ -60,9 +60,7 @@ def test_a_link_in_a_stores_root_is_refused_by_every_command(
         "recent/evil",
     ],
 )
-def test_housekeeping_follows_no_link_whatever_lies_behind_it(
-    place: str, store: Path, outside: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_housekeeping_skips_links(place: str, store: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = content(outside)
     (store / place).parent.mkdir(parents=True, exist_ok=True)
     (store / place).symlink_to(outside)
@@ -91,7 +89,7 @@ def test_unfinished_work_that_holds_a_link_is_refused(
 
 
 @pytest.mark.parametrize("place", ["videos", "progress", "record.json", "progress/plan.json"])
-def test_an_artifact_that_holds_a_link_is_not_read_nor_its_removal_followed(
+def test_an_artifact_that_holds_a_link_is_neither_read_nor_removed_through_it(
     place: str, store: Path, outside: Path
 ) -> None:
     id = next(id for id in Store(store) if id.startswith("sample_frames"))
@@ -106,12 +104,12 @@ def test_an_artifact_that_holds_a_link_is_not_read_nor_its_removal_followed(
 
 
 @pytest.mark.parametrize("place", ["artifacts", "partial", "aside"])
-def test_a_pipe_in_the_place_of_an_artifact_is_removed_and_not_waited_for(store: Path, demo: Path, place: str) -> None:
+def test_a_pipe_in_place_of_an_artifact_is_removed_without_blocking(store: Path, demo: Path, place: str) -> None:
     (questions,) = (store / "artifacts").glob("list_questions-*")
     shutil.rmtree(questions)
     (store / place).mkdir(exist_ok=True)
     os.mkfifo(store / place / questions.name)
-    signal.alarm(60)  # else a writer is waited for until the end of time
+    signal.alarm(60)  # reading the pipe would block
     try:
         assert sevila("stage", demo, store, "list_questions", *(["--again"] if place == "aside" else [])) == 0
     finally:
@@ -121,7 +119,7 @@ def test_a_pipe_in_the_place_of_an_artifact_is_removed_and_not_waited_for(store:
 
 
 @pytest.mark.parametrize("place", ["", "videos", "timed_text", "shapes_train.jsonl.part", "complete"])
-def test_the_demo_writes_its_world_through_no_link(
+def test_the_demo_writes_through_no_link(
     place: str, tmp_path: Path, outside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, link = content(outside), tmp_path / "store" / "demo" / "seed-0" / place
@@ -152,7 +150,7 @@ def test_a_benchmark_reads_and_writes_through_no_link(
     assert content(outside) == before
 
 
-def test_the_lock_of_what_is_remembered_is_opened_through_no_link(tmp_path: Path, outside: Path) -> None:
+def test_the_lock_of_digests_is_not_taken_through_a_link(tmp_path: Path, outside: Path) -> None:
     before, store = content(outside), Store(tmp_path / "store")
     (store.root / "locks").mkdir(parents=True)
     (store.root / "locks" / "digests.lock").symlink_to(outside / "left.lock")
@@ -187,7 +185,7 @@ def test_locks_and_parts_of_the_pool_behind_links_are_refused(tmp_path: Path, ou
     assert content(outside) == before
 
 
-def test_what_is_written_never_goes_through_a_link_laid_for_it(tmp_path: Path, outside: Path) -> None:
+def test_published_files_replace_links_instead_of_following_them(tmp_path: Path, outside: Path) -> None:
     before = content(outside)
     with published(tmp_path / "note.json") as part:
         pass

@@ -1,4 +1,4 @@
-"""The full chain as its users run it: trainings, pseudo-labels, and every choice of keyframes evaluated, on a few videos."""
+"""The full chain by the command on a few videos: trainings, pseudo-labels, and the evaluation of every selector."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from stages.all import STAGES
 from stages.chain import full
 from stages.evaluate import Metrics
 from tests.stages.moment_world import places, write_world
-from tests.stages.runs import records
+from tests.stages.runs import built_since, records
 
 pytestmark = pytest.mark.slow
 
@@ -35,54 +35,47 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store after one run with the default selectors; tests must not change it."""
-    store = tmp_path_factory.mktemp("whole") / "store"
+    store = tmp_path_factory.mktemp("finished_run") / "store"
     assert sevila("run", world, store) == 0
     return store
 
 
 @pytest.fixture
-def store(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "store"))
+def store(finished_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_run, tmp_path / "store"))
 
 
 def sevila(command: str, world: Path, store: Path, *more: str) -> int:
-    name = command.split()
-    return main([*name, str(world / "full.toml"), *places(world, store), *more])
-
-
-def made_since(before: set[str], store: Path) -> Counter[str]:
-    return Counter(record.stage for id, record in records(store).items() if id not in before)
+    return main([*command.split(), str(world / "full.toml"), *places(world, store), *more])
 
 
 def table(printed: str) -> dict[str, list[str]]:
-    """The cells of the results table by the name of its row."""
+    """Return the cells of the results table by row name."""
     lines = printed[printed.index("\nkeyframes  ") + 1 :].split("\n\n")[0].splitlines()
     return {cells[0]: cells[1:] for cells in (re.split(r"\s{2,}", line.strip()) for line in lines)}
 
 
-def test_every_setting_is_evaluated_zero_shot_by_vote_and_fine_tuned(
-    whole: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = Counter(record.stage for record in records(whole).values())
-    # uniform, pre-trained and refined: each answered zero-shot, by vote, and fine-tuned
-    assert made["answer_questions"] == made["evaluate"] == 9
-    assert made["finetune_answerer"] == made["evaluate_localization"] == 3
-    assert made["pretrain_localizer"] == made["refine_localizer"] == made["label_frames"] == 1
-    assert made["select_keyframes"] == 6 and made["score_frames"] == 4
-    assert made["list_questions"] == made["sample_frames"] == made["extract_features"] == 3
-    for record in (record for record in records(whole).values() if record.stage == "finetune_answerer"):
-        keyframes = records(whole)[record.inputs["keyframes"] or ""]
-        assert records(whole)[keyframes.inputs["questions"] or ""].config["split"] == "train"
+def test_every_setting_is_evaluated_zero_shot_by_vote_and_fine_tuned(finished_run: Path) -> None:
+    built = Counter(record.stage for record in records(finished_run).values())
+    # uniform, pre-trained and refined: each zero-shot, by vote, and fine-tuned
+    assert built["answer_questions"] == built["evaluate"] == 9
+    assert built["finetune_answerer"] == built["evaluate_localization"] == 3
+    assert built["pretrain_localizer"] == built["refine_localizer"] == built["label_frames"] == 1
+    assert built["select_keyframes"] == 6 and built["score_frames"] == 4
+    assert built["list_questions"] == built["sample_frames"] == built["extract_features"] == 3
+    for record in (record for record in records(finished_run).values() if record.stage == "finetune_answerer"):
+        keyframes = records(finished_run)[record.inputs["keyframes"] or ""]
+        assert records(finished_run)[keyframes.inputs["questions"] or ""].config["split"] == "train"
 
 
-def test_second_run_prints_the_same_table_and_makes_nothing(
+def test_a_second_run_prints_the_same_table_and_builds_nothing(
     store: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = set(records(store))
     assert sevila("run", world, store) == 0
-    assert not made_since(before, store)
+    assert not built_since(before, store)
     cells = table(capsys.readouterr().out)
     assert cells.pop("keyframes") == ["zero-shot", "zero-shot, voting", "fine-tuned", "moment recall", "hit"]
     assert list(cells) == ["uniform", "pre-trained Localizer", "refined Localizer"]
@@ -95,18 +88,16 @@ def test_second_run_prints_the_same_table_and_makes_nothing(
     assert printed == sorted(round(value, 1) for value in overall.values())
 
 
-def test_the_page_of_a_run_has_the_table_every_artifact_what_failed_and_what_to_run_next(
-    whole: Path, world: Path
-) -> None:
+def test_the_page_of_a_run_has_its_table_artifacts_failures_and_next_commands(finished_run: Path, world: Path) -> None:
     where = {"annotations": [str(world / "questions.jsonl")], "videos": [str(world / "videos")]}
-    store = Store(whole)
+    store = Store(finished_run)
     sources = Sources(store.digests, where | {"weights": [f"tiny-blip2={world / 'tiny-blip2'}"]})
     recipe, run = load(str(world / "full.toml"), STAGES), RunContext(store, device="cpu", sources=sources)
     steps = Run(recipe, run, lambda id, stage, setting: None)
     results = full(recipe, steps, sources)
     page = summary_markdown(steps.artifacts, steps.settings, results)
     assert "| keyframes | zero-shot | zero-shot, voting | fine-tuned | moment recall | hit |" in page
-    assert all(f"| `{id}` |" in page for id in records(whole))
+    assert all(f"| `{id}` |" in page for id in records(finished_run))
     assert page.count("1 of 3 videos failed (1 empty):\n\n```\ntest2.mp4: empty") == 1
     assert "- Localizer, refined in round 1: loss" in page and "\nsevila compare evaluate-" in page
 
@@ -124,10 +115,10 @@ def test_every_selector_gets_a_row_in_the_order_of_the_paper(
     assert list(cells)[1:] == [
         *("uniform", "random", "untrained Localizer", "pre-trained Localizer", "refined Localizer", "oracle")
     ]
-    assert cells["oracle"][-1] == "66.7"  # all but the questions of the broken video
+    assert cells["oracle"][-1] == "66.7"  # all questions but those of the broken video
 
 
-def test_questions_that_only_the_oracle_leaves_unanswered_are_told(
+def test_questions_unanswered_only_by_the_oracle_are_counted(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [json.loads(line) for line in (world / "questions.jsonl").read_text().splitlines()]
@@ -141,15 +132,15 @@ def test_questions_that_only_the_oracle_leaves_unanswered_are_told(
     assert "2; oracle 3 of them unanswered, which counts as wrong" in capsys.readouterr().out
 
 
-def test_refinement_trained_otherwise_reruns_only_what_depends_on_it(store: Path, world: Path) -> None:
+def test_another_refinement_rebuilds_only_what_depends_on_it(store: Path, world: Path) -> None:
     before = set(records(store))
     assert sevila("run", world, store, "--set", "refine_localizer.learning_rate=1e-4") == 0
-    after = made_since(before, store)
+    after = built_since(before, store)
     assert not {"extract_features", "label_frames", "pretrain_localizer", "list_questions"} & after.keys()
     assert after["refine_localizer"] == 1 and after["score_frames"] == 2 and after["finetune_answerer"] <= 1
 
 
-def test_broken_videos_are_told_and_count_as_wrong_in_every_setting(
+def test_broken_videos_are_reported_and_count_as_wrong_in_every_setting(
     store: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sevila("run", world, store) == 0
@@ -161,11 +152,11 @@ def test_broken_videos_are_told_and_count_as_wrong_in_every_setting(
             assert Metrics(Store(store), id).rows("metrics")[0]["n_unanswered"] == 2
 
 
-def test_what_no_selector_needs_is_not_made(world: Path, tmp_path: Path) -> None:
+def test_stages_that_no_selector_needs_are_not_built(world: Path, tmp_path: Path) -> None:
     assert sevila("run", world, tmp_path, "--set", 'chain.selectors=["uniform"]') == 0
-    made = made_since(set(), tmp_path)
+    built = built_since(set(), tmp_path)
     needless = {"init_localizer", "pretrain_localizer", "score_frames", "label_frames", "refine_localizer"}
-    assert not needless & made.keys() and made["list_questions"] == 2
+    assert not needless & built.keys() and built["list_questions"] == 2
 
 
 def test_two_rounds_of_refinement_keep_and_evaluate_both(
@@ -175,7 +166,7 @@ def test_two_rounds_of_refinement_keep_and_evaluate_both(
     assert sevila("run", world, store, "--set", "chain.iterations=2") == 0
     cells = table(capsys.readouterr().out)
     assert list(cells)[-2:] == ["refined Localizer", "refined Localizer, round 2"]
-    assert made_since(before, store)["label_frames"] == 1
+    assert built_since(before, store)["label_frames"] == 1
     second = next(r for id, r in records(store).items() if r.stage == "label_frames" and id not in before)
     labelled_by = records(store)[second.inputs["answerer"] or ""]
     assert labelled_by.stage == "finetune_answerer"
@@ -193,15 +184,13 @@ def test_plan_of_an_empty_store_names_every_step_and_writes_nothing(
     assert not (tmp_path / "store" / "artifacts").exists()
 
 
-def test_plan_without_any_data_says_what_is_missing(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_plan_without_data_names_missing_data(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(world / "full.toml"), "--store", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "--annotations plain=PATH" in printed and "0 exists, 1 build" not in printed
 
 
-def test_stage_that_occurs_often_is_run_wherever_its_inputs_are(
+def test_a_stage_with_several_occurrences_runs_for_each_with_inputs(
     store: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sevila("stage score_frames", world, store, "--set", "score_frames.instruction=information_needed") == 0
@@ -209,7 +198,7 @@ def test_stage_that_occurs_often_is_run_wherever_its_inputs_are(
     assert len(paths) == len(set(paths)) == 4 and all((Path(path) / "record.json").exists() for path in paths)
 
 
-def test_occurrences_of_a_stage_that_wait_are_told(
+def test_occurrences_of_a_stage_without_inputs_are_reported(
     store: Path, world: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     refined = next(id for id, record in records(store).items() if record.stage == "refine_localizer")
@@ -220,7 +209,7 @@ def test_occurrences_of_a_stage_that_wait_are_told(
     assert caplog.text.count("not built: score_frames needs localizer: refine_localizer has not been run") == 2
 
 
-def test_stage_none_of_whose_inputs_are_there_says_what_to_run(
+def test_a_stage_without_its_inputs_names_the_stage_to_run(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sevila("stage finetune_answerer", world, tmp_path) == 1
@@ -228,7 +217,7 @@ def test_stage_none_of_whose_inputs_are_there_says_what_to_run(
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("chain.training_split=test", "is the split that is evaluated"),
         ("chain.training_split=all", "questions of it are evaluated too"),
@@ -241,11 +230,11 @@ def test_stage_none_of_whose_inputs_are_there_says_what_to_run(
         ("chain.kinds=full", "[chain] has no key 'kinds' (did you mean 'kind'?)"),
     ],
 )
-def test_senseless_chain_is_refused_before_any_work(
-    world: Path, tmp_path: Path, setting: str, told: str, capsys: pytest.CaptureFixture[str]
+def test_an_invalid_chain_is_refused_before_any_work(
+    world: Path, tmp_path: Path, setting: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sevila("run", world, tmp_path, "--set", setting) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not {"sample_frames", "answer_questions"} & {record.stage for record in records(tmp_path).values()}
 
 
@@ -259,7 +248,7 @@ def test_overlapping_splits_are_refused_before_a_backbone_is_trained(
 
 
 @pytest.mark.parametrize("kind", ["forward", "full"])
-def test_both_chains_train_the_backbone_if_the_recipe_says_so(
+def test_both_chains_can_train_the_backbone(
     world: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ("--set", f"chain.kind={kind}", "--set", "chain.backbone=trained")
@@ -269,14 +258,14 @@ def test_both_chains_train_the_backbone_if_the_recipe_says_so(
 
 
 @pytest.mark.parametrize("weights", ["", "released"])
-def test_pretraining_on_top_of_a_checkpoint_is_told(
+def test_pretraining_from_a_checkpoint_is_reported(
     world: Path, tmp_path: Path, weights: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert sevila("plan", world, tmp_path, "--set", f"init_localizer.weights={weights}") == 0
     assert ("not from BLIP-2's own Q-Former" in caplog.text) == bool(weights)
 
 
-def test_pretrained_localizer_without_pretraining_must_be_another_than_the_untrained(
+def test_pretrained_and_untrained_selectors_need_a_pretraining_dataset(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ("--set", "chain.pretraining_dataset=", "--set", 'chain.selectors=["untrained", "pretrained"]')
@@ -285,7 +274,7 @@ def test_pretrained_localizer_without_pretraining_must_be_another_than_the_untra
 
 
 def without_moments(world: Path, folder: Path) -> tuple[str, str]:
-    """Say that the questions lie in a copy that knows no moments."""
+    """Return the option for a copy of the questions without moments."""
     rows = [json.loads(line) for line in (world / "questions.jsonl").read_text().splitlines()]
     for row in rows:
         del row["moments"]
@@ -294,20 +283,20 @@ def without_moments(world: Path, folder: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("selectors", "told"),
+    ("selectors", "message"),
     [('["oracle"]', "leave oracle out"), ('["pretrained"]', "knows no moments to pre-train the Localizer on")],
 )
-def test_what_needs_moments_is_refused_without_them(
-    world: Path, tmp_path: Path, selectors: str, told: str, capsys: pytest.CaptureFixture[str]
+def test_selectors_that_need_moments_are_refused_without_them(
+    world: Path, tmp_path: Path, selectors: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = (*without_moments(world, tmp_path), "--set", f"chain.selectors={selectors}")
     assert sevila("run", world, tmp_path / "store", *more) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert "sample_frames" not in {record.stage for record in records(tmp_path / "store").values()}
 
 
 def test_refinement_needs_no_moments(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As where a released checkpoint is pre-trained already and the data set knows no moments."""
+    """A released checkpoint is pre-trained, and most data sets have no moments."""
     settings = ("--set", "chain.pretraining_dataset=", "--set", 'chain.selectors=["refined"]')
     assert sevila("run", world, tmp_path / "store", *without_moments(world, tmp_path), *settings) == 0
     cells = table(capsys.readouterr().out)
@@ -315,14 +304,14 @@ def test_refinement_needs_no_moments(world: Path, tmp_path: Path, capsys: pytest
     assert "pretrain_localizer" not in {record.stage for record in records(tmp_path / "store").values()}
 
 
-def test_forward_chain_of_the_same_recipe_reuses_what_the_full_chain_has_made(store: Path, world: Path) -> None:
+def test_the_forward_chain_reuses_artifacts_of_the_full_chain(store: Path, world: Path) -> None:
     before = set(records(store))
     settings = ("--set", "chain.kind=forward", "--set", "select_keyframes.method=uniform")
     assert sevila("run", world, store, *settings) == 0
-    assert not made_since(before, store)
+    assert not built_since(before, store)
 
 
-def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
+def test_the_results_of_two_seeds_have_the_numbers_of_the_metrics(
     store: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = tmp_path / "docs" / "report.md"
@@ -342,31 +331,31 @@ def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
             headline = next(r for r in Metrics(Store(store), id.strip("`")).rows("metrics") if r["is_headline"])
             assert values[row, column] == f"{headline['accuracy_percent']:.1f}"
         shown_by_seed.append({cell: float(value) for cell, value in values.items()})
-    told = re.findall(
+    claims = re.findall(
         r"^- (Zero-shot|Fine-tuned) accuracy: (.*) above (.*): \*\*(.*?)\*\*, in (\d) of 2 .*; (\S+) p", text, re.M
     )
-    assert len(told) == 4  # two neighbouring pairs of three rows, zero-shot and fine-tuned
-    for who, better, worse, verdict, n_held, mean in told:
-        found = [values[better, who.lower()] - values[worse, who.lower()] for values in shown_by_seed]
-        assert sum(difference > 0 for difference in found) == int(n_held)
+    assert len(claims) == 4  # two neighbouring pairs of rows, zero-shot and fine-tuned
+    for who, better, worse, verdict, n_held, mean in claims:
+        differences = [values[better, who.lower()] - values[worse, who.lower()] for values in shown_by_seed]
+        assert sum(difference > 0 for difference in differences) == int(n_held)
         assert verdict == {0: "does not hold", 1: "holds in some seeds only", 2: "holds"}[int(n_held)]
-        assert abs(sum(found) / 2 - float(mean)) < 0.11  # both are rounded
+        assert abs(sum(differences) / 2 - float(mean)) < 0.11  # both are rounded
     before = set(records(store))
     assert sevila("results", world, store, "--seeds", "0", "1", "--name", "sweep") == 0
-    assert not made_since(before, store)
+    assert not built_since(before, store)
     assert text.split("## All settings")[1] == capsys.readouterr().out.split("## All settings")[1].rstrip("\n") + "\n"
     assert main(["compare", "sweep", "sweep", "--json", "--store", str(store)]) == 0
     compared = {row["name"]: row["a_percent"] for row in json.loads(capsys.readouterr().out)["rows"]}
-    assert len(compared) == 18  # a row of three for each of the three choices of keyframes, in each seed
+    assert len(compared) == 18  # three settings of three selectors with two seeds
     assert f"{compared['seed 1: uniform, fine-tuned']:.1f}" == f"{shown_by_seed[1]['uniform', 'fine-tuned']:.1f}"
 
 
-def test_report_of_a_forward_chain_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_refuse_a_forward_chain(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sevila("results", world, tmp_path, "--set", "chain.kind=forward") == 1
     assert "--set chain.kind=full" in capsys.readouterr().err
 
 
-def test_report_with_a_seed_twice_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_refuse_a_repeated_seed(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sevila("results", world, tmp_path, "--seeds", "1", "0", "1") == 1
     assert "--seeds 1 0 1: expected each seed once" in capsys.readouterr().err
 
@@ -377,11 +366,8 @@ def test_full_chain_of_moment_queries_pretrains_the_localizer_before_it_retrieve
     before = set(records(store))
     settings = ("--set", "score_frames.prompt=moment", "--set", "pretrain_localizer.prompt=moment")
     assert sevila("run", world, store, *settings) == 0
-    made = made_since(before, store)
-    assert made == {"pretrain_localizer": 1, "score_frames": 1, "select_keyframes": 1, "evaluate_localization": 1} | {
-        "retrieve_moments": 1,
-        "evaluate_moments": 1,
-    }
+    stages = ("pretrain_localizer", "score_frames", "select_keyframes", "evaluate_localization")
+    assert built_since(before, store) == Counter([*stages, "retrieve_moments", "evaluate_moments"])
     scores = next(
         record for id, record in records(store).items() if id not in before and record.stage == "score_frames"
     )
@@ -389,7 +375,7 @@ def test_full_chain_of_moment_queries_pretrains_the_localizer_before_it_retrieve
     assert "R1" in capsys.readouterr().out
 
 
-def test_moments_that_are_evaluated_are_not_trained_on(
+def test_training_on_the_evaluated_moments_is_refused(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ("--set", "score_frames.prompt=moment", "--set", "chain.training_split=test")
@@ -397,15 +383,12 @@ def test_moments_that_are_evaluated_are_not_trained_on(
     assert "training_split = 'test' is the split that is evaluated" in capsys.readouterr().err
 
 
-def test_the_summary_names_the_metrics_of_every_setting_and_answers_takes_the_newest(
-    whole: Path, world: Path, capsys: pytest.CaptureFixture[str]
+def test_the_summary_names_all_metrics_and_answers_takes_the_newest_run(
+    finished_run: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sevila("run", world, whole, "-v") == 0
+    assert sevila("run", world, finished_run, "-v") == 0
     printed = capsys.readouterr().out.split("metrics of each setting")[1]
-    found = {
-        record.id: record for record in records(whole).values() if record.stage in ("evaluate", "answer_questions")
-    }
-    assert all(id in printed for id, record in found.items() if record.stage == "evaluate")
-    assert main(["answers", "answer", "--store", str(whole)]) == 0
-    newest = max((record for record in found.values() if record.stage == "answer_questions"), key=lambda r: r.finished)
-    assert capsys.readouterr().err.strip() == newest.id
+    assert all(id in printed for id, record in records(finished_run).items() if record.stage == "evaluate")
+    assert main(["answers", "answer", "--store", str(finished_run)]) == 0
+    answers = [record for record in records(finished_run).values() if record.stage == "answer_questions"]
+    assert capsys.readouterr().err.strip() == max(answers, key=lambda record: record.finished).id

@@ -1,6 +1,5 @@
-"""A few rendered videos with known moments, their features in a store, and every kind of training on them."""
+"""Rendered videos with known moments, their features in a store, and every training stage on them."""
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pipeline.training.answerer_training import AnsweredQuestion
 from stages.all import STAGES
 from stages.label_frames import PseudoLabels
 from tests.small_world import write_small_world
+from tests.stages.runs import json_rows
 
 INPUTS = {
     "pretrain_localizer": ("questions", "frames", "features", "backbone", "localizer"),
@@ -24,13 +24,13 @@ INPUTS = {
     "finetune_answerer": ("questions", "keyframes", "features", "backbone", "answerer"),
 }
 SELECTOR_INPUTS = {"train_selector": ("questions", "frames", "features", "backbone", "answerer")}
-# The demo's eight readable videos make three questions each; a few steps of all of them.
+# Two epochs over the three questions of each of the demo's eight readable videos.
 FEW_STEPS = {"epochs": 2, "batch_size": 9, "warmup_steps": 1, "learning_rate": 1e-3}
 
 
 @dataclass
 class World:
-    """Where everything lies, and the artifacts that trainings read."""
+    """A folder of videos, questions and weights, and the artifacts that training stages read."""
 
     folder: Path
     inputs: dict[str, Any]
@@ -38,22 +38,22 @@ class World:
     def run(self, store: Path, **changes: Any) -> RunContext:
         places = {"annotations": [str(self.folder / "questions.jsonl")], "videos": [str(self.folder / "videos")]}
         places["weights"] = [f"tiny-blip2={self.folder / 'tiny-blip2'}"]
-        found = Store(store)
-        return RunContext(found, device="cpu", sources=Sources(found.digests, places), **changes)
+        cache = Store(store)
+        return RunContext(cache, device="cpu", sources=Sources(cache.digests, places), **changes)
 
     def train(self, name: str, store: Path, run: dict[str, Any] | None = None, **config: Any) -> Any:
-        """Run a training stage into a store of its own; inputs are read from where they lie."""
+        """Run a training stage into `store`; its inputs stay in the world's own store."""
         stage = STAGES[name]
-        inputs = [self.inputs[which] for which in (INPUTS | SELECTOR_INPUTS)[name]]
+        inputs = [self.inputs[key] for key in (INPUTS | SELECTOR_INPUTS)[name]]
         return build(stage, stage.config(**{**FEW_STEPS, **config}), self.run(store, **(run or {})), inputs)
 
     def answered(self, keyframes: dict[str, Any]) -> AnsweredQuestion:
-        """The question of a row of Keyframes, as the Answerer is trained on it."""
+        """Return the question of a row of Keyframes as the Answerer trains on it."""
         questions = {row["question_id"]: row for row in self.inputs["questions"].rows("questions")}
         row = questions[keyframes["question_id"]]
         text = PROMPT_STYLES["multiple_choice"].answer(row["question"], row["options"])
-        stored, right = tuple(keyframes["rows"]), row["answer_index"]
-        return AnsweredQuestion(row["question_id"], row["video_id"], text, stored, len(row["options"]), right)
+        ids, frame_rows = (row["question_id"], row["video_id"]), tuple(keyframes["rows"])
+        return AnsweredQuestion(*ids, text, frame_rows, len(row["options"]), row["answer_index"])
 
 
 def weights_of(trained: Any) -> bytes:
@@ -63,27 +63,25 @@ def weights_of(trained: Any) -> bytes:
 def make_world(
     folder: Path, videos: int = 10, moments: bool = True, answers: int = 30, dropout: float = 0.1, language: str = "t5"
 ) -> World:
-    """Render the demo's videos (the last two of its ten cannot be read) and prepare what trainings read.
+    """Render the demo's videos (the last two of its ten cannot be read) and build the inputs of training stages.
 
-    Each video's three questions are answered by its first, second and last two seconds.
+    The moments of each video's three questions are its first, second and last two seconds.
 
     Args:
-        videos: how many are asked about.
-        answers: how many questions have a known answer.
-        dropout: of the Q-Former.
-        language: kind of the BLIP-2's language model.
+        videos: number of videos with questions.
+        answers: number of questions with a known answer.
+        dropout: rate of the Q-Former.
+        language: kind of BLIP-2's language model.
     """
     write_small_world(folder, language=language)
-    with (folder / "questions.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))[: 3 * videos]
+    rows = json_rows(folder)[: 3 * videos]
     (folder / "questions.csv").unlink()
-    lines = []
     for number, row in enumerate(rows):
-        options = [row[f"a{index}"] for index in range(4) if row[f"a{index}"]]
-        line: dict[str, Any] = {"video": row["video"], "question": row["question"], "options": options}
-        line |= {"answer": row["answer"]} if number < answers else {}
-        lines.append(line | ({"moments": [[[0, 2], [2, 4], [4, 6]][number % 3]]} if moments else {}))
-    (folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if number >= answers:
+            del row["answer"]
+        if moments:
+            row["moments"] = [[[0, 2], [2, 4], [4, 6]][number % 3]]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _set_dropout(folder / "tiny-blip2" / "config.json", dropout)
     world = World(folder, {})
     run = world.run(folder / "store")
@@ -117,7 +115,7 @@ def _set_dropout(path: Path, dropout: float) -> None:
 
 
 def _label_every_other_frame(cfg: Config, run: RunContext, questions: Any, frames: Any, *, out: Output) -> None:
-    """Labels that depend on no model."""
+    """Write labels that depend on no model."""
     clips, rows, verdicts = frames.clips(), [], []
     for question in questions.rows("questions"):
         clip = clips.get((question["video_id"], question["clip_id"]))
@@ -135,7 +133,7 @@ def _label_every_other_frame(cfg: Config, run: RunContext, questions: Any, frame
     out.write_rows("verdicts", verdicts)
 
 
-# Not declared by @stage, so that recipes and commands do not know it.
+# Not declared by @stage, so recipes and commands do not list it.
 LABEL_EVERY_OTHER_FRAME = Stage(
     "label_every_other_frame", 1, PseudoLabels, Config, ("questions", "frames"), _label_every_other_frame
 )

@@ -1,7 +1,7 @@
-"""Every published layout of annotation files, with a way to write raw rows as that file and to read them back.
+"""Every published layout of annotation files, with functions that write raw rows as that file and read them back.
 
-The tests of `test_layouts.py` hold for each of them; what only one data set has is tested in its own file. Rows are of the
-published files or, where none may be quoted, made up in their form.
+`test_layouts.py` tests all of them; features of one data set are tested in its own file. Rows are copied from the
+published files or, where quoting is not allowed, invented in their form.
 """
 
 import csv
@@ -20,12 +20,12 @@ from pipeline.datasets import how2qa, nextqa, qvhighlights, sevila_json, star, t
 from pipeline.datasets.question import Annotations
 
 Raw = dict[str, Any]
-Dash = Callable[[str, str], Raw]
+ClipKeys = Callable[[str, str], Raw]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One layout: `rows` are good ones about two videos; the keys say where a row holds what."""
+    """One layout: `rows` are two valid rows about different videos, the keys name their fields."""
 
     adapter: ModuleType
     split: str
@@ -37,10 +37,10 @@ class Layout:
     option_keys: tuple[str, ...] = ()
     answer_key: str | None = None
     id_keys: tuple[str, ...] = ()
-    clip: Dash | None = None
+    clip: ClipKeys | None = None
     beside: dict[str, str] = field(default_factory=dict)
-    required: str = ""  # a key without which the file is not what it should be
-    options_key: str = ""  # of a list of them
+    required: str = ""  # a key that every row must have
+    options_key: str = ""  # of a list of options
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class Layout:
         return self.file_name if self.adapter is not sevila_json else f"{self.file_name}-{self.rows[0]['qid']}"
 
     def content(self, rows: list[Raw]) -> str | bytes:
-        """The rows as this kind of file writes them."""
+        """Return the rows as the content of this kind of file."""
         if self.kind == "parquet":
             return parquet(rows)
         if self.kind == "json":
@@ -64,7 +64,7 @@ class Layout:
         return stream.getvalue()
 
     def read(self, folder: Path, rows: list[Raw] | str | bytes) -> Annotations:
-        """Write rows, or a whole file's content, where the adapter expects them, and read them with it."""
+        """Write rows, or the content of a file, where the adapter expects them, and read them with it."""
         content = self.content(rows) if isinstance(rows, list) else rows
         (folder / self.file_name).write_bytes(content if isinstance(content, bytes) else content.encode())
         for name, text in self.beside.items():
@@ -74,7 +74,7 @@ class Layout:
 
 
 def parquet(rows: list[Raw]) -> bytes:
-    """The rows as a Parquet file with the columns of all of them."""
+    """Return a Parquet file with the union of the rows' columns."""
     stream = io.BytesIO()
     columns = dict.fromkeys(key for row in rows for key in row)
     pq.write_table(pa.table({key: [row.get(key) for row in rows] for key in columns}), stream)
@@ -93,11 +93,11 @@ def listed(start: str, end: str) -> Raw:
     return {"ts": [float(start), float(end)]}
 
 
-def apart(start: str, end: str) -> Raw:
+def start_end(start: str, end: str) -> Raw:
     return {"start": float(start), "end": float(end)}
 
 
-def apart_as_text(start: str, end: str) -> Raw:
+def start_end_text(start: str, end: str) -> Raw:
     return {"start": start, "end": end}
 
 
@@ -154,7 +154,7 @@ STAR = Layout(
     question_key="question",
     answer_key="answer",
     id_keys=("question_id",),
-    clip=apart,
+    clip=start_end,
     required="choices",
 )
 
@@ -297,7 +297,7 @@ SEVILA_TVQA = Layout(
     option_keys=("a0", "a1"),
     answer_key="answer",
     id_keys=("qid",),
-    clip=apart_as_text,
+    clip=start_end_text,
     required="video",
 )
 
@@ -317,7 +317,7 @@ SEVILA_VLEP = Layout(
     option_keys=("a0", "a1"),
     answer_key="answer",
     id_keys=("qid",),
-    clip=apart,
+    clip=start_end,
     required="video",
 )
 

@@ -1,4 +1,4 @@
-"""The layouts of the data sets of long videos; their rows are made up in the form of the published ones."""
+"""Layouts of the long-video data sets; their rows are invented in the form of the published ones."""
 
 from dataclasses import replace
 

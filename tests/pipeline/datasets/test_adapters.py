@@ -1,4 +1,4 @@
-"""A data set is added by one file: in the folder, or in somebody's package, by an entry point."""
+"""Data sets are added as a file in the folder or as an entry point of a package."""
 
 import json
 import sys
@@ -25,9 +25,9 @@ about = About("Theirs", {{"val": (SplitFile("val.json", 1),)}}, "{{video}}.mp4",
 
 def read(path, split):
     (file,) = find_files(about, path, split)
-    asked = json.loads(read_text(file))
-    question = Question("q", asked["video"], asked["question"], tuple(asked["options"]), 1, "why", None, None)
-    return Annotations((question,), (Video(asked["video"], asked["video"] + ".mp4"),), ())
+    row = json.loads(read_text(file))
+    question = Question("q", row["video"], row["question"], tuple(row["options"]), 1, "why", None, None)
+    return Annotations((question,), (Video(row["video"], row["video"] + ".mp4"),), ())
 
 def group(question_type):
     return ""
@@ -35,7 +35,7 @@ def group(question_type):
 
 
 @pytest.mark.parametrize("name", adapter_names())
-def test_an_adapter_is_found_by_its_own_name(name: str) -> None:
+def test_an_adapter_has_its_registered_name(name: str) -> None:
     assert adapter_named(name).name == name
 
 
@@ -55,7 +55,7 @@ def test_a_file_in_the_folder_is_a_data_set(tmp_path: Path, monkeypatch: pytest.
         sys.modules.pop("pipeline.datasets.ours", None)
 
 
-def test_a_package_offers_a_data_set_by_an_entry_point_and_its_questions_are_listed(
+def test_a_package_adds_a_data_set_by_an_entry_point(
     package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     package("theirs", FILE.format(name="theirs"), group="sevila.datasets")
@@ -63,17 +63,17 @@ def test_a_package_offers_a_data_set_by_an_entry_point_and_its_questions_are_lis
     (tmp_path / "data" / "val.json").write_text('{"video": "a", "question": "Why?", "options": ["so", "thus"]}')
     (tmp_path / "data" / "a.mp4").write_bytes(b"")
     data, store = tmp_path / "data", tmp_path / "store"
-    places = ["--annotations", f"theirs={data}", "--videos", f"theirs={data}", "--store", str(store)]
-    sets = ["--set=list_questions.dataset=theirs", "--set=list_questions.split=val"]
-    assert main(["stage", "list_questions", "plain", *sets, *places]) == 0
+    paths = ["--annotations", f"theirs={data}", "--videos", f"theirs={data}", "--store", str(store)]
+    settings = ["--set=list_questions.dataset=theirs", "--set=list_questions.split=val"]
+    assert main(["stage", "list_questions", "plain", *settings, *paths]) == 0
     (id,) = [id for id in Store(store) if id.startswith("list_questions")]
     assert [question.options for question in Questions(Store(store), id).questions()] == [("so", "thus")]
     capsys.readouterr()
-    assert main(["datasets", "theirs", *places]) == 0
+    assert main(["datasets", "theirs", *paths]) == 0
     assert "val.json: 1 question, 1 with a known answer" in capsys.readouterr().out
 
 
-def test_a_data_set_that_cannot_be_loaded_or_is_none_is_refused_by_name(package: Package) -> None:
+def test_a_data_set_that_cannot_be_loaded_or_is_incomplete_is_refused_by_name(package: Package) -> None:
     package("broken", "import no_such_module_anywhere\n", group="sevila.datasets")
     assert "broken" in adapter_names() and adapter_named("plain").name == "plain"
     with pytest.raises(SevilaError, match=r"data set 'broken' of theirs cannot be loaded: .*no_such_module_anywhere"):
@@ -92,7 +92,7 @@ def read(path, split):
 """
 
 
-def test_what_a_packages_data_set_raises_is_one_sentence_that_says_where(package: Package, tmp_path: Path) -> None:
+def test_an_exception_of_a_data_set_is_one_error_with_its_location(package: Package, tmp_path: Path) -> None:
     package("odd", READING, group="sevila.datasets")
     with pytest.raises(
         SevilaError, match=r"data set 'odd' cannot read .*: KeyError\('boom'\) \(theirs_datasets.py, line 6\)"
@@ -100,13 +100,13 @@ def test_what_a_packages_data_set_raises_is_one_sentence_that_says_where(package
         read_split(adapter_named("odd"), tmp_path, "val")
 
 
-def test_a_data_set_whose_read_takes_something_else_is_refused_by_name(package: Package) -> None:
+def test_a_data_set_with_other_parameters_of_read_is_refused(package: Package) -> None:
     package("odd", READING.replace("path, split", "path"), group="sevila.datasets")
     with pytest.raises(SevilaError, match=r"whose read cannot be called with \(path, split\)"):
         adapter_named("odd")
 
 
-def test_a_data_set_that_cannot_be_loaded_hides_no_other_from_the_list(
+def test_a_data_set_that_cannot_be_loaded_does_not_hide_others(
     package: Package, capsys: pytest.CaptureFixture[str]
 ) -> None:
     package("broken", "import no_such_module_anywhere\n", group="sevila.datasets")
@@ -114,5 +114,5 @@ def test_a_data_set_that_cannot_be_loaded_hides_no_other_from_the_list(
     text = capsys.readouterr().out
     assert "nextqa: NExT-QA" in text and "broken: data set 'broken' of theirs cannot be loaded" in text
     assert main(["datasets", "--json"]) == 0
-    listed = {each["dataset"]: each.get("problem", "") for each in json.loads(capsys.readouterr().out)}
-    assert "cannot be loaded" in listed["broken"] and listed["nextqa"] == ""
+    problems = {entry["dataset"]: entry.get("problem", "") for entry in json.loads(capsys.readouterr().out)}
+    assert "cannot be loaded" in problems["broken"] and problems["nextqa"] == ""

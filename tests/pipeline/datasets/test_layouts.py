@@ -1,8 +1,9 @@
-"""What holds for every layout of annotation files, checked on injected raw rows."""
+"""Behaviour common to every layout of annotation files, tested with injected raw rows."""
 
 import dataclasses
 import logging
 import math
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,21 @@ from tests.pipeline.datasets.layouts import Layout
 from tests.pipeline.datasets.long_layouts import LONG_VIDEOS
 
 LAYOUTS = [*SHORT_VIDEOS, *LONG_VIDEOS]
-every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-of_text = pytest.mark.parametrize(
-    "layout", [layout for layout in LAYOUTS if layout.kind != "parquet"], ids=lambda layout: layout.name
-)
-with_clips = pytest.mark.parametrize(
-    "layout", [layout for layout in LAYOUTS if layout.clip], ids=lambda layout: layout.name
-)
-with_answers = pytest.mark.parametrize(
-    "layout", [layout for layout in LAYOUTS if layout.answer_key], ids=lambda layout: layout.name
-)
+
+
+def layouts_with(condition: Callable[[Layout], object]) -> pytest.MarkDecorator:
+    layouts = [layout for layout in LAYOUTS if condition(layout)]
+    return pytest.mark.parametrize("layout", layouts, ids=lambda layout: layout.name)
+
+
+every_layout = layouts_with(lambda layout: True)
+of_text = layouts_with(lambda layout: layout.kind != "parquet")
+with_clips = layouts_with(lambda layout: layout.clip)
+with_answers = layouts_with(lambda layout: layout.answer_key)
 
 
 def changed(layout: Layout, **changes: Any) -> list[dict[str, Any]]:
-    """The layout's rows, the first of them with some values replaced."""
+    """Return the rows of the layout with some values of the first replaced."""
     return [layout.rows[0] | changes, *layout.rows[1:]]
 
 
@@ -42,7 +44,7 @@ def first_line(layout: Layout) -> int:
 
 
 def only_rejection(layout: Layout, folder: Path, rows: Any) -> str:
-    """Why the first row is rejected, while the other one is used."""
+    """Return the reason why only the first row is rejected."""
     annotations = layout.read(folder, rows)
     assert len(annotations.questions) == 1
     (rejected,) = annotations.rejected
@@ -50,7 +52,7 @@ def only_rejection(layout: Layout, folder: Path, rows: Any) -> str:
     return rejected.reason
 
 
-def test_every_published_data_set_has_a_layout_here() -> None:
+def test_every_published_data_set_has_a_layout() -> None:
     assert {layout.adapter.name for layout in LAYOUTS} == set(adapter_names()) - {
         "plain",
         "open_questions",
@@ -60,10 +62,10 @@ def test_every_published_data_set_has_a_layout_here() -> None:
 
 
 @every_layout
-def test_good_rows_become_questions_in_file_order(layout: Layout, tmp_path: Path) -> None:
+def test_valid_rows_become_questions_in_file_order(layout: Layout, tmp_path: Path) -> None:
     annotations = layout.read(tmp_path, layout.rows)
     assert annotations.rejected == []
-    folders = dict(mlvu.FOLDERS) if layout.adapter is mlvu else {}  # of which each has videos of the same names
+    folders = dict(mlvu.FOLDERS) if layout.adapter is mlvu else {}  # different folders have videos of the same names
     names = [row[layout.video_key] for row in layout.rows]
     for values in (annotations.questions, annotations.videos):
         ids = [value.video_id for value in values]
@@ -76,14 +78,14 @@ def test_good_rows_become_questions_in_file_order(layout: Layout, tmp_path: Path
 
 
 @of_text
-def test_byte_order_mark_and_windows_line_ends_change_nothing(layout: Layout, tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_change_nothing(layout: Layout, tmp_path: Path) -> None:
     content = layout.content(layout.rows)
     expected = layout.read(tmp_path, content)
     assert layout.read(tmp_path, "\ufeff" + content.replace("\n", "\r\n")) == expected
 
 
 @every_layout
-def test_foreign_letters_survive(layout: Layout, tmp_path: Path) -> None:
+def test_text_in_any_script_is_kept(layout: Layout, tmp_path: Path) -> None:
     text = 'où, "là", 踢 🙂\u2028!'
     key = layout.question_key or ("a0" if "a0" in layout.rows[0] else "events")
     annotations = layout.read(tmp_path, changed(layout, **{key: [text, "b"] if key == "events" else text}))
@@ -93,7 +95,7 @@ def test_foreign_letters_survive(layout: Layout, tmp_path: Path) -> None:
 
 
 @every_layout
-def test_a_key_that_is_not_known_changes_nothing(layout: Layout, tmp_path: Path) -> None:
+def test_an_unknown_key_changes_nothing(layout: Layout, tmp_path: Path) -> None:
     if layout.kind == "bare_csv":
         reason = only_rejection(layout, tmp_path, changed(layout, extra="x"))
         assert reason.startswith("8 cells, 7 were wanted")
@@ -103,7 +105,7 @@ def test_a_key_that_is_not_known_changes_nothing(layout: Layout, tmp_path: Path)
 
 
 @every_layout
-def test_a_row_that_lacks_a_key_is_rejected_with_its_line(layout: Layout, tmp_path: Path) -> None:
+def test_a_row_without_a_required_key_is_rejected_with_its_line(layout: Layout, tmp_path: Path) -> None:
     short = {key: value for key, value in layout.rows[0].items() if key != layout.required}
     if layout.kind == "csv":
         content = layout.content([layout.rows[0]])
@@ -115,7 +117,7 @@ def test_a_row_that_lacks_a_key_is_rejected_with_its_line(layout: Layout, tmp_pa
 
 
 @every_layout
-def test_a_file_whose_rows_all_lack_a_key_is_one_clear_error(layout: Layout, tmp_path: Path) -> None:
+def test_a_file_without_a_required_key_is_one_error(layout: Layout, tmp_path: Path) -> None:
     rows = [{key: value for key, value in row.items() if key != layout.required} for row in layout.rows]
     with pytest.raises(SchemaError, match=rf"{layout.file_name}: .*expected"):
         layout.read(tmp_path, rows)
@@ -123,13 +125,13 @@ def test_a_file_whose_rows_all_lack_a_key_is_one_clear_error(layout: Layout, tmp
 
 @every_layout
 @pytest.mark.parametrize("content", ["", "\n\n", "<html>Not found</html>", "PK\x03\x04\x14", b"\xff\xfe[\x00"])
-def test_a_file_that_is_something_else_is_one_clear_error(layout: Layout, tmp_path: Path, content: str | bytes) -> None:
+def test_a_file_of_another_kind_is_one_error(layout: Layout, tmp_path: Path, content: str | bytes) -> None:
     with pytest.raises(SchemaError, match=layout.file_name):
         layout.read(tmp_path, content)
 
 
 @every_layout
-def test_a_repeated_question_is_rejected_except_where_rows_have_no_ids(layout: Layout, tmp_path: Path) -> None:
+def test_a_repeated_question_is_rejected_if_rows_have_ids(layout: Layout, tmp_path: Path) -> None:
     annotations = layout.read(tmp_path, [*layout.rows, layout.rows[0]])
     ids = [question.question_id for question in annotations.questions]
     assert len(set(ids)) == len(ids)
@@ -141,7 +143,7 @@ def test_a_repeated_question_is_rejected_except_where_rows_have_no_ids(layout: L
 
 
 @every_layout
-def test_options_that_repeat_are_kept(layout: Layout, tmp_path: Path) -> None:
+def test_repeated_options_are_kept(layout: Layout, tmp_path: Path) -> None:
     row = dict(layout.rows[0])
     if layout.option_keys:
         row |= dict.fromkeys(layout.option_keys, "no")
@@ -156,13 +158,13 @@ def test_options_that_repeat_are_kept(layout: Layout, tmp_path: Path) -> None:
     assert annotations.rejected == []
     question = annotations.questions[0]
     assert len(question.options) == len(expected.options)
-    if layout.adapter.name != "how2qa":  # the CSV file's right option moves with the row's content
+    if layout.adapter.name != "how2qa":  # the position of its correct option depends on the row
         assert question.answer_index == expected.answer_index
 
 
 @with_answers
 @pytest.mark.parametrize("empty", ["dropped", None, ""])
-def test_an_answer_that_the_file_does_not_give_is_absent(layout: Layout, tmp_path: Path, empty: str | None) -> None:
+def test_a_missing_answer_is_none(layout: Layout, tmp_path: Path, empty: str | None) -> None:
     assert layout.answer_key is not None
     if empty == "dropped":
         rows = [{key: value for key, value in row.items() if key != layout.answer_key} for row in layout.rows]
@@ -173,18 +175,16 @@ def test_an_answer_that_the_file_does_not_give_is_absent(layout: Layout, tmp_pat
     assert [question.answer_index for question in annotations.questions] == [None, None]
 
 
-@pytest.mark.parametrize(
-    "layout", [each for each in LAYOUTS if each.answer_key and each.kind != "parquet"], ids=lambda layout: layout.name
-)
+@layouts_with(lambda layout: layout.answer_key and layout.kind != "parquet")
 @pytest.mark.parametrize("answer", [5, -1, "one of them", 1.5, True, "٣", "1_0", [0]])
-def test_an_answer_that_is_no_option_rejects_its_row(layout: Layout, tmp_path: Path, answer: Any) -> None:
+def test_an_answer_that_is_not_an_option_rejects_its_row(layout: Layout, tmp_path: Path, answer: Any) -> None:
     assert layout.answer_key is not None
     reason = only_rejection(layout, tmp_path, changed(layout, **{layout.answer_key: answer}))
     assert layout.answer_key in reason
 
 
 @with_clips
-def test_a_nan_time_leaves_its_end_of_the_clip_open_and_is_noted(layout: Layout, tmp_path: Path) -> None:
+def test_a_nan_time_leaves_the_clip_open_with_a_note(layout: Layout, tmp_path: Path) -> None:
     assert layout.clip is not None
     for start, end, bounds in [
         ("NaN", "NaN", (None, None)),
@@ -199,7 +199,9 @@ def test_a_nan_time_leaves_its_end_of_the_clip_open_and_is_noted(layout: Layout,
 
 
 @with_clips
-def test_reversed_times_are_swapped_and_noted(layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_reversed_times_are_swapped_with_a_note(
+    layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert layout.clip is not None
     question = layout.read(tmp_path, changed(layout, **layout.clip("18.5", "7.25"))).questions[0]
     assert (question.start_seconds, question.end_seconds) == (7.25, 18.5)
@@ -208,7 +210,7 @@ def test_reversed_times_are_swapped_and_noted(layout: Layout, tmp_path: Path, ca
 
 
 @with_clips
-def test_times_before_the_video_and_in_any_notation_are_read_as_they_stand(layout: Layout, tmp_path: Path) -> None:
+def test_negative_times_and_any_number_notation_are_read_unchanged(layout: Layout, tmp_path: Path) -> None:
     assert layout.clip is not None
     for start, end in [("-1.5", "2"), ("1e-05", "3.2"), (".5", "60."), ("0", "0")]:
         question = layout.read(tmp_path, changed(layout, **layout.clip(start, end))).questions[0]
@@ -218,7 +220,7 @@ def test_times_before_the_video_and_in_any_notation_are_read_as_they_stand(layou
 
 @with_clips
 @pytest.mark.parametrize("value", [None, "", "soon", "1:30-2:10", [1], {}, True, "5"])
-def test_times_that_are_none_reject_their_row(layout: Layout, tmp_path: Path, value: Any) -> None:
+def test_invalid_times_reject_their_row(layout: Layout, tmp_path: Path, value: Any) -> None:
     key = "ts" if "ts" in layout.rows[0] else "end"
     if key == "end" and value == "5":
         value = "5 s"
@@ -242,14 +244,12 @@ def test_names_with_slashes_colons_and_brackets_are_kept(layout: Layout, tmp_pat
 
 @every_layout
 @pytest.mark.parametrize("name", ["/data/dog", "../dog", "a/../../dog", "", " "])
-def test_a_video_that_is_none_or_leads_out_of_its_folder_rejects_its_row(
-    layout: Layout, tmp_path: Path, name: str
-) -> None:
+def test_an_empty_video_or_one_outside_the_folder_rejects_its_row(layout: Layout, tmp_path: Path, name: str) -> None:
     assert layout.video_key in only_rejection(layout, tmp_path, changed(layout, **{layout.video_key: name}))
 
 
 @of_text
-def test_half_of_a_surrogate_pair_rejects_its_row(layout: Layout, tmp_path: Path) -> None:
+def test_an_unpaired_surrogate_is_rejected(layout: Layout, tmp_path: Path) -> None:
     if layout.kind.endswith("csv"):
         with pytest.raises(SchemaError, match="is not UTF-8"):
             layout.read(tmp_path, layout.content(layout.rows).encode() + b"\xed\xa0\x80")
@@ -260,7 +260,7 @@ def test_half_of_a_surrogate_pair_rejects_its_row(layout: Layout, tmp_path: Path
 
 
 @of_text
-def test_blank_lines_are_no_rows(layout: Layout, tmp_path: Path) -> None:
+def test_blank_lines_are_ignored(layout: Layout, tmp_path: Path) -> None:
     expected = layout.read(tmp_path, layout.rows)
     assert layout.read(tmp_path, layout.content(layout.rows).replace("\n", "\n\n") + "\n \n") == expected
 
@@ -269,25 +269,25 @@ def test_blank_lines_are_no_rows(layout: Layout, tmp_path: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @every_layout
-def test_a_file_cut_anywhere_gives_no_other_questions(layout: Layout, tmp_path: Path, data: st.DataObject) -> None:
-    whole = layout.content(layout.rows)
-    cut = data.draw(st.integers(0, len(whole) - 1))
-    expected = layout.read(tmp_path, whole).questions
+def test_a_truncated_file_gives_no_other_questions(layout: Layout, tmp_path: Path, data: st.DataObject) -> None:
+    content = layout.content(layout.rows)
+    cut = data.draw(st.integers(0, len(content) - 1))
+    expected = layout.read(tmp_path, content).questions
     try:
-        annotations = layout.read(tmp_path, whole[:cut])
+        annotations = layout.read(tmp_path, content[:cut])
     except SchemaError:
         return
     assert layout.kind not in ("json", "parquet")
     if layout.kind == "jsonl":
         assert annotations.questions == expected[: len(annotations.questions)]
-    else:  # a cut inside the last cell of a CSV file leaves a whole row, which nobody can know is not
+    else:  # a cut inside the last cell of a CSV file cannot be detected
         assert annotations.questions[:-1] == expected[: len(annotations.questions)][:-1]
     assert len(annotations.rejected) <= 1
     assert len(annotations.questions) + len(annotations.rejected) <= len(expected)
 
 
 @every_layout
-def test_a_number_of_questions_other_than_published_is_a_warning(
+def test_an_unpublished_number_of_questions_logs_a_warning(
     layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -302,7 +302,7 @@ def test_a_number_of_questions_other_than_published_is_a_warning(
 
 
 @every_layout
-def test_the_files_are_named_for_the_identity(layout: Layout, tmp_path: Path) -> None:
+def test_files_of_a_split_include_those_beside_it(layout: Layout, tmp_path: Path) -> None:
     layout.read(tmp_path, layout.rows)
     names = [layout.file_name, *layout.beside]
     assert [file.name for file in files_of(layout.adapter, tmp_path, layout.split)] == names
@@ -310,7 +310,7 @@ def test_the_files_are_named_for_the_identity(layout: Layout, tmp_path: Path) ->
 
 
 @every_layout
-def test_a_missing_file_and_an_unknown_split_are_told(layout: Layout, tmp_path: Path) -> None:
+def test_a_missing_file_and_an_unknown_split_are_refused(layout: Layout, tmp_path: Path) -> None:
     with pytest.raises(MissingSourceError, match=rf"{layout.file_name}.*: missing \(found: no file of this data set\)"):
         layout.adapter.read(tmp_path, layout.split)
     with pytest.raises(MissingSourceError, match="no such folder"):
@@ -322,7 +322,7 @@ def test_a_missing_file_and_an_unknown_split_are_told(layout: Layout, tmp_path: 
         layout.adapter.read(tmp_path / "notes.txt", layout.split)
 
 
-# Values that fit somewhere, next to values that fit nowhere, under any key.
+# Valid and invalid values, tried under any key.
 scalars = st.sampled_from(
     ["", " ", "1", "run", "2.5-3", "nan", "\ud800", None, True, 0, -7, 10**400, 2.5, float("inf")]
 )
@@ -351,12 +351,8 @@ odd_values = scalars | st.lists(scalars, max_size=5) | st.dictionaries(st.sample
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-@pytest.mark.parametrize(
-    "layout", [layout for layout in LAYOUTS if layout.kind.startswith("json")], ids=lambda layout: layout.name
-)
-def test_whatever_a_json_row_holds_it_becomes_a_question_or_a_reason(
-    layout: Layout, tmp_path: Path, data: st.DataObject
-) -> None:
+@layouts_with(lambda layout: layout.kind.startswith("json"))
+def test_any_json_row_becomes_a_question_or_a_reason(layout: Layout, tmp_path: Path, data: st.DataObject) -> None:
     changes = data.draw(st.dictionaries(st.sampled_from(sorted(layout.rows[0])), odd_values))
     content = layout.content(changed(layout, **changes)).encode(errors="surrogatepass")
     if b"\xed\xa0\x80" in content:
@@ -373,12 +369,8 @@ def test_whatever_a_json_row_holds_it_becomes_a_question_or_a_reason(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-@pytest.mark.parametrize(
-    "layout", [layout for layout in LAYOUTS if layout.kind == "parquet"], ids=lambda layout: layout.name
-)
-def test_whatever_a_column_of_parquet_holds_each_row_becomes_a_question_or_a_reason(
-    layout: Layout, tmp_path: Path, data: st.DataObject
-) -> None:
+@layouts_with(lambda layout: layout.kind == "parquet")
+def test_any_parquet_row_becomes_a_question_or_a_reason(layout: Layout, tmp_path: Path, data: st.DataObject) -> None:
     changes = data.draw(st.dictionaries(st.sampled_from(sorted(layout.rows[0])), odd_columns, min_size=1))
     rows = [row | {key: values[number] for key, values in changes.items()} for number, row in enumerate(layout.rows)]
     annotations = layout.read(tmp_path, rows)
@@ -387,8 +379,7 @@ def test_whatever_a_column_of_parquet_holds_each_row_becomes_a_question_or_a_rea
         assert question.clip_id and question.question_id and len(question.options) > 1
 
 
-# No NUL, which no text holds; not "\r": the csv module writes it unquoted where lines end in "\n", and reads it as the end of
-# a line.
+# Without NUL, which no text has, and "\r", which the csv module writes unquoted and reads as the end of a line.
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=6) | st.sampled_from(
     ["0", "7", "-1", "nan", "a/b", '"']
 )
@@ -396,12 +387,8 @@ cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-@pytest.mark.parametrize(
-    "layout", [layout for layout in LAYOUTS if layout.kind.endswith("csv")], ids=lambda layout: layout.name
-)
-def test_whatever_a_csv_row_holds_it_becomes_a_question_or_a_reason(
-    layout: Layout, tmp_path: Path, data: st.DataObject
-) -> None:
+@layouts_with(lambda layout: layout.kind.endswith("csv"))
+def test_any_csv_row_becomes_a_question_or_a_reason(layout: Layout, tmp_path: Path, data: st.DataObject) -> None:
     changes = data.draw(st.dictionaries(st.sampled_from(sorted(layout.rows[0])), cells))
     assume(any(cell.strip() for cell in map(str, {**layout.rows[0], **changes}.values())))  # a blank line is no row
     annotations = layout.read(tmp_path, changed(layout, **changes))
@@ -410,13 +397,13 @@ def test_whatever_a_csv_row_holds_it_becomes_a_question_or_a_reason(
         assert question.clip_id and question.question_id and len(question.options) > 1
 
 
-def test_file_of_another_split_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_split_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tvqa_test_public.jsonl").write_text("{}\n")
     with pytest.raises(MissingSourceError, match=r"is split 'test_public' of TVQA, but split 'val' is asked for"):
         files_of(adapter_named("tvqa"), tmp_path / "tvqa_test_public.jsonl", "val")
 
 
-def test_csv_cut_inside_its_last_cell_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_csv_file_without_a_last_line_end_logs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "how2QA_val_release.csv").write_text(
         "v1,[1:2],no,never,nobody,who,Ann\nv2,[1:2],no,never,nobody,who,Wh"
     )
@@ -424,7 +411,7 @@ def test_csv_cut_inside_its_last_cell_is_warned_of(tmp_path: Path, caplog: pytes
     assert "the last line has no line end" in caplog.text
 
 
-def test_empty_cell_of_a_how2qa_row_is_told_by_the_files_own_name(tmp_path: Path) -> None:
+def test_an_empty_cell_of_a_how2qa_row_is_rejected_with_its_column(tmp_path: Path) -> None:
     (tmp_path / "how2QA_val_release.csv").write_text(
         "v1,[1:2],no,never,nobody,who,Ann\nv2,[1:2],no,never,nobody,who,\n"
     )

@@ -9,7 +9,7 @@ from tests.pipeline.datasets.layouts import HOW2QA_CSV, NEXTQA, TVQA
 
 
 @pytest.fixture(autouse=True)
-def no_places_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_configured_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for kind in ("ANNOTATIONS", "VIDEOS", "CONFIG", "STORE"):
         monkeypatch.delenv(f"SEVILA_{kind}", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -20,7 +20,7 @@ def listing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return re.sub(" +", " ", capsys.readouterr().out)
 
 
-def test_every_data_set_is_listed_with_its_files_owners_and_licence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_data_set_is_listed_with_its_files_source_and_licence(capsys: pytest.CaptureFixture[str]) -> None:
     text = listing(capsys)
     for adapter in map(adapter_named, adapter_names()):
         assert f"{adapter.name}: {adapter.about.title}\n" in text
@@ -32,7 +32,7 @@ def test_every_data_set_is_listed_with_its_files_owners_and_licence(capsys: pyte
     assert "--annotations NAME=FOLDER" in text and "SEVILA_VIDEOS" in text and "sevila.toml" in text
 
 
-def test_what_is_here_is_told_from_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_present_and_missing_files_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     NEXTQA.read(tmp_path, NEXTQA.rows)
     (tmp_path / "sevila.toml").write_text(f'[annotations]\nnextqa = "{tmp_path}"\ntvqa = "nowhere"\n')
     text = listing(capsys)
@@ -43,22 +43,20 @@ def test_what_is_here_is_told_from_what_is_not(tmp_path: Path, capsys: pytest.Ca
     assert f" annotations {tmp_path / 'nowhere'}: nothing is there\n" in text
 
 
-def test_a_named_data_set_is_read_and_its_videos_are_looked_for(
+def test_a_named_data_set_is_listed_with_its_questions_and_videos(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     TVQA.read(tmp_path, [*TVQA.rows, TVQA.rows[0]])
     (tmp_path / "videos" / "met_frames" / TVQA.rows[0]["vid_name"]).mkdir(parents=True)
-    places = ["--annotations", f"tvqa={tmp_path}", "--videos", f"tvqa={tmp_path / 'videos'}"]
-    text = listing(capsys, "tvqa", *places)
+    paths = ["--annotations", f"tvqa={tmp_path}", "--videos", f"tvqa={tmp_path / 'videos'}"]
+    text = listing(capsys, "tvqa", *paths)
     assert "tvqa_val.jsonl: 2 questions, 2 with a known answer, 0 with moments, about 2 videos; 1 row rejected" in text
     assert " line 3: question_id '7' is already on line 1\n" in text
     assert " 1 video found, 1 missing: s03e02_seg02_clip_10\n" in text
     assert "nextqa" not in text
 
 
-def test_a_damaged_file_is_told_and_the_others_are_still_listed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_file_is_reported_and_others_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     HOW2QA_CSV.read(tmp_path, HOW2QA_CSV.rows)
     (tmp_path / "how2qa_train_release.jsonl").write_text("<html>")
     text = listing(capsys, "how2qa", "--annotations", str(tmp_path))

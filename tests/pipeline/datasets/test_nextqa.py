@@ -32,7 +32,7 @@ def reasons(annotations: Annotations) -> dict[int, str]:
     return {rejected.line: rejected.reason for rejected in annotations.rejected}
 
 
-def test_a_row_becomes_a_question_punctuated_as_the_official_preprocessing_does(tmp_path: Path) -> None:
+def test_a_row_becomes_a_question_with_the_official_punctuation(tmp_path: Path) -> None:
     annotations = read(tmp_path, lines(MEN), {"4010069381": "1164/4010069381"})
     assert annotations.questions == [
         Question(
@@ -48,14 +48,14 @@ def test_a_row_becomes_a_question_punctuated_as_the_official_preprocessing_does(
     assert annotations.rejected == []
 
 
-def test_punctuation_is_added_even_where_there_is_some_and_blanks_stay(tmp_path: Path) -> None:
+def test_punctuation_is_always_added_and_spaces_are_kept(tmp_path: Path) -> None:
     row = BOY.replace("to the sofa", "to the sofa?").replace("unwrap it", "unwrap it ")
     (question,) = read(tmp_path, lines(row)).questions
     assert question.question.endswith("to the sofa??")
     assert question.options[2] == "unwrap it ."
 
 
-def test_a_video_that_the_map_lacks_is_still_expected(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_video_missing_from_the_map_is_still_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     annotations = read(tmp_path, lines(MEN, BOY), {"4010069381": "1164/4010069381"})
     assert annotations.videos[1] == Video("4882821564", "4882821564.mp4")
     assert "does not have 1 of 2 videos" in caplog.text
@@ -66,7 +66,7 @@ def test_a_video_of_several_questions_is_listed_once(tmp_path: Path) -> None:
     assert [video.video_id for video in annotations.videos] == ["4010069381", "4882821564"]
 
 
-def test_columns_may_come_in_another_order_and_with_others(tmp_path: Path) -> None:
+def test_columns_can_be_reordered_and_extended(tmp_path: Path) -> None:
     (cells,) = csv.DictReader([HEADER, MEN])
     shuffled = dict(sorted(cells.items())) | {"extra": "x"}
     content = ",".join(shuffled) + "\n" + ",".join(shuffled.values()) + "\n"
@@ -74,7 +74,7 @@ def test_columns_may_come_in_another_order_and_with_others(tmp_path: Path) -> No
     assert read(tmp_path, content) == read(tmp_path / "b", lines(MEN))
 
 
-def test_bad_rows_are_rejected_with_their_lines_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_invalid_rows_are_rejected_with_their_lines_and_others_used(tmp_path: Path) -> None:
     comma = MEN.replace("roll the handle", "roll, the handle")
     no_option = MEN.replace("strum the string", " ")
     two_lines = MEN.replace(",6,CH", ",8,CH").replace("tap their feet", '"tap\ntheir feet"')
@@ -94,18 +94,18 @@ def test_a_file_cut_inside_a_quoted_cell_rejects_its_last_row(tmp_path: Path) ->
     assert "a quote is not closed" in reasons(annotations)[3]
 
 
-def test_a_quote_that_is_never_closed_says_which_lines_it_swallowed(tmp_path: Path) -> None:
+def test_an_unclosed_quote_is_rejected_with_its_lines(tmp_path: Path) -> None:
     annotations = read(tmp_path, lines(MEN.replace("roll the handle", '"roll the handle'), BOY))
     assert annotations.questions == []
     assert reasons(annotations)[2].startswith("lines 2 to 3 read as one row")
 
 
-def test_missing_columns_are_one_clear_error(tmp_path: Path) -> None:
+def test_missing_columns_are_one_error(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match=r"val\.csv: no column qid, a4; found video, .*, option; expected"):
         read(tmp_path, lines(MEN).replace("qid", "id").replace("a4", "option"))
 
 
-def test_a_column_that_comes_twice_is_refused(tmp_path: Path) -> None:
+def test_a_repeated_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="has answer twice"):
         read(tmp_path, lines(MEN).replace("frame_count", "answer"))
 
@@ -123,7 +123,7 @@ def test_text_that_is_not_utf8_is_refused_with_its_byte_offset(tmp_path: Path) -
         read(tmp_path, content)
 
 
-def test_a_missing_file_is_named_with_what_was_found(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_with_the_present_files(tmp_path: Path) -> None:
     read(tmp_path, lines(MEN))
     with pytest.raises(MissingSourceError, match="no split 'valid'; there are: train, val, test"):
         files_of(nextqa, tmp_path, "valid")
@@ -137,14 +137,14 @@ def test_a_missing_file_is_named_with_what_was_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"1": 2}'])
-def test_a_video_map_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+def test_an_invalid_video_map_is_refused(tmp_path: Path, content: str) -> None:
     read(tmp_path, lines(MEN))
     (tmp_path / "map_vid_vidorID.json").write_text(content)
     with pytest.raises(SchemaError, match="map_vid_vidorID"):
         nextqa.read(tmp_path, "val")
 
 
-def test_types_are_grouped_as_in_the_papers_tables() -> None:
+def test_types_are_grouped_as_in_the_paper() -> None:
     groups = {kind: nextqa.group(kind) for kind in ("CW", "CH", "TN", "TC", "TP", "DC", "DL", "DO")}
     assert [kind for kind, group in groups.items() if group == "Causal"] == ["CW", "CH"]
     assert [kind for kind, group in groups.items() if group == "Temporal"] == ["TN", "TC", "TP"]
@@ -155,7 +155,7 @@ def test_types_are_grouped_as_in_the_papers_tables() -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(str.strip)
 
 
-# Each example overwrites the same files; on a fresh machine hypothesis first builds its table of characters.
+# Each example overwrites the same files; hypothesis first builds its table of characters.
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(*[texts] * 6), min_size=1, max_size=5))
 def test_any_text_survives_a_csv_file_unchanged(tmp_path: Path, rows: list[tuple[str, ...]]) -> None:

@@ -24,7 +24,7 @@ def test_a_line_becomes_a_query_with_moments_and_without_options(tmp_path: Path)
     assert annotations.videos[1] == Video("NUsG9BgSes0_210.0_360.0", "NUsG9BgSes0_210.0_360.0.mp4")
 
 
-def test_the_prompt_of_moments_needs_no_options(tmp_path: Path) -> None:
+def test_the_moment_prompt_needs_no_options(tmp_path: Path) -> None:
     question = QVHIGHLIGHTS.read(tmp_path, QVHIGHLIGHTS.rows).questions[1]
     text = PROMPT_STYLES["moment"].localize(question.question, question.options, "necessary_details")
     assert text.startswith("Question: A girl and her mother cooked. Option A: yes. Option B: no. Does the information")
@@ -38,14 +38,14 @@ def test_a_test_split_has_no_moments(tmp_path: Path) -> None:
     assert annotations.rejected == []
 
 
-def test_a_reversed_window_is_swapped_and_noted(tmp_path: Path) -> None:
+def test_a_reversed_window_is_swapped_with_a_note(tmp_path: Path) -> None:
     (question,) = QVHIGHLIGHTS.read(tmp_path, [QVHIGHLIGHTS.rows[0] | {"relevant_windows": [[16, 2]]}]).questions
     assert question.moments == (Moment(2.0, 16.0),)
     assert question.note == "start 16 s lies after end 2 s: swapped"
 
 
 @pytest.mark.parametrize("windows", [[[0, float("nan")]], [[0]], [0, 16], "0-16", [[None, 3]], [["a", 3]], [[0, True]]])
-def test_a_window_that_is_none_rejects_its_row(tmp_path: Path, windows: object) -> None:
+def test_an_invalid_window_rejects_its_row(tmp_path: Path, windows: object) -> None:
     (rejected,) = QVHIGHLIGHTS.read(
         tmp_path, [QVHIGHLIGHTS.rows[0] | {"relevant_windows": windows}, QVHIGHLIGHTS.rows[1]]
     ).rejected
@@ -56,7 +56,7 @@ def test_a_window_that_is_none_rejects_its_row(tmp_path: Path, windows: object) 
     ("window", "duration", "is_used"),
     [
         ([100, 126], 126, True),
-        ([100, 150], 126, True),  # as models place windows in short videos, and the benchmark's evaluator takes
+        ([100, 150], 126, True),  # accepted by the benchmark's evaluator
         ([100, 152], 126, True),
         ([100, 152.5], 126, False),
         ([126, 130], 126, False),
@@ -64,7 +64,7 @@ def test_a_window_that_is_none_rejects_its_row(tmp_path: Path, windows: object) 
         ([500, 504], 150, False),
     ],
 )
-def test_windows_outside_the_video_are_refused_here_as_by_the_evaluator(
+def test_windows_outside_the_video_are_rejected_like_by_the_evaluator(
     tmp_path: Path, window: list[float], duration: float, is_used: bool
 ) -> None:
     labels = {"duration": duration, "relevant_windows": [window], "saliency_scores": [[1, 1, 1]] * 3}
@@ -81,7 +81,7 @@ def test_windows_outside_the_video_are_refused_here_as_by_the_evaluator(
 
 
 @pytest.mark.parametrize("duration", [0, -3, "long", float("nan"), True])
-def test_a_duration_that_is_none_rejects_its_row(tmp_path: Path, duration: object) -> None:
+def test_an_invalid_duration_rejects_its_row(tmp_path: Path, duration: object) -> None:
     rows = [QVHIGHLIGHTS.rows[0] | {"duration": duration}, QVHIGHLIGHTS.rows[1]]
     (rejected,) = QVHIGHLIGHTS.read(tmp_path, rows).rejected
     assert rejected.line == 1 and "duration" in rejected.reason
@@ -95,7 +95,7 @@ RATED = {
 }
 
 
-def test_every_clip_of_the_video_is_rated_those_not_listed_with_zeros(tmp_path: Path) -> None:
+def test_clips_without_ratings_are_rated_zero(tmp_path: Path) -> None:
     first, second = QVHIGHLIGHTS.read(tmp_path, [QVHIGHLIGHTS.rows[0] | RATED, QVHIGHLIGHTS.rows[1]]).questions
     assert first.ratings == ((0, 0, 0), (4, 3, 2), (1, 0, 2), (0, 0, 0)) and first.note == ""
     assert second.ratings == () and second.note == ""
@@ -113,16 +113,16 @@ def test_every_clip_of_the_video_is_rated_those_not_listed_with_zeros(tmp_path: 
         {"saliency_scores": "none"},
     ],
 )
-def test_ratings_that_do_not_fit_are_noted_and_cost_no_moment(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_invalid_ratings_are_noted_and_moments_kept(tmp_path: Path, changes: dict[str, object]) -> None:
     (question,) = QVHIGHLIGHTS.read(tmp_path, [QVHIGHLIGHTS.rows[0] | RATED | changes]).questions
     assert question.ratings == () and question.moments == (Moment(2.0, 6.0),)
     assert question.note.startswith("ratings not used: ")
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the benchmark's files lie outside the repository")
-def test_ratings_of_the_published_file_are_those_the_evaluator_reads() -> None:
-    wanted = {str(each.qid): each.ratings for each in read_annotations(REAL / "highlight_val_release.jsonl")}
-    found = {question.question_id: question.ratings for question in qvhighlights.read(REAL, "val").questions}
-    assert found.keys() == wanted.keys()
-    for id, ratings in wanted.items():
-        np.testing.assert_array_equal(found[id], ratings)
+def test_ratings_of_the_published_file_match_the_evaluator() -> None:
+    expected = {str(row.qid): row.ratings for row in read_annotations(REAL / "highlight_val_release.jsonl")}
+    ratings = {question.question_id: question.ratings for question in qvhighlights.read(REAL, "val").questions}
+    assert ratings.keys() == expected.keys()
+    for id, expected_ratings in expected.items():
+        np.testing.assert_array_equal(ratings[id], expected_ratings)

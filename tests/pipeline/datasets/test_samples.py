@@ -1,4 +1,4 @@
-"""The published files' beginnings, where they are: every row of them loads."""
+"""Samples of the published files, where available: every row loads."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,18 +33,18 @@ def test_samples_of_the_published_files_load_completely(
     assert annotations.rejected == []
     assert (len(annotations.questions), len(annotations.videos)) == (n_questions, n_videos)
     assert sum(question.answer_index is not None for question in annotations.questions) == n_answered
-    odd = [(question.question_id, question.start_seconds) for question in annotations.questions if question.note]
-    assert odd == ([("137648", None)] if name == "tvqa" else [])  # its times are "NaN-NaN"
+    noted = [(question.question_id, question.start_seconds) for question in annotations.questions if question.note]
+    assert noted == ([("137648", None)] if name == "tvqa" else [])  # its times are "NaN-NaN"
     assert all(question.moments for question in annotations.questions) == (name == "qvhighlights")
     assert all(question.moment_frames for question in annotations.questions) == (name == "longvideobench")
 
 
 @pytest.mark.parametrize("name", ["longvideobench", "videomme"])
-def test_both_layouts_of_a_sample_say_the_same_of_the_same_question(name: str) -> None:
+def test_both_layouts_of_a_sample_give_equal_questions(name: str) -> None:
     if not (DATA / name).is_dir():
         pytest.skip(f"no {name} beside this repository")
-    (one, other), *_ = adapter_named(name).about.splits.values()
-    of_json, of_parquet = (adapter_named(name).read(DATA / name / file.name, "") for file in (one, other))
+    (first, second), *_ = adapter_named(name).about.splits.values()
+    of_json, of_parquet = (adapter_named(name).read(DATA / name / file.name, "") for file in (first, second))
     by_id = {question.question_id: replace(question, moment_frames=()) for question in of_json.questions}
     shared = [question for question in of_parquet.questions if question.question_id in by_id]
     assert len(shared) > 3 and of_parquet.rejected == []

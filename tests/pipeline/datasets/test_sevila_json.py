@@ -10,7 +10,7 @@ from pipeline.datasets.question import Annotations, Moment, Question, Video
 from pipeline.models.prompts import PROMPT_STYLES
 from tests.pipeline.datasets.layouts import SEVILA_NEXTQA, SEVILA_TVQA, SEVILA_VLEP, options
 
-# Annotations that the official code read, and the texts and labels it made of them (tests/golden/README.md).
+# Annotations read by the official code, with its texts and labels (tests/golden/README.md).
 FOLDER = Path(__file__).parents[2] / "golden" / "parity"
 PARITY = json.loads((FOLDER / "inputs.json").read_text())
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())
@@ -21,7 +21,7 @@ def read(folder: Path, rows: list[dict[str, Any]]) -> Annotations:
     return SEVILA_NEXTQA.read(folder, json.dumps(rows))
 
 
-def test_an_object_becomes_a_question_with_the_texts_as_they_are(tmp_path: Path) -> None:
+def test_an_object_becomes_a_question_with_unchanged_texts(tmp_path: Path) -> None:
     annotations = read(tmp_path, SEVILA_NEXTQA.rows)
     assert annotations.questions[0] == Question(
         question_id="CH_4010069381_6",
@@ -38,7 +38,7 @@ def test_an_object_becomes_a_question_with_the_texts_as_they_are(tmp_path: Path)
     ("key", "style"),
     [("annotations", "multiple_choice"), ("vlep_annotations", "next_event"), ("qvh_annotations", "moment")],
 )
-def test_prompts_are_those_that_the_official_code_made_of_the_same_file(tmp_path: Path, key: str, style: str) -> None:
+def test_prompts_match_the_official_code(tmp_path: Path, key: str, style: str) -> None:
     annotations = read(tmp_path, PARITY[key])
     assert annotations.rejected == []
     for question in annotations.questions:
@@ -48,7 +48,7 @@ def test_prompts_are_those_that_the_official_code_made_of_the_same_file(tmp_path
         assert texts.answer(question.question, question.options) == expected["qa_input"]
 
 
-def test_moments_label_frames_as_the_official_code_did(tmp_path: Path) -> None:
+def test_frame_labels_match_the_official_code(tmp_path: Path) -> None:
     for question, labels in zip(
         read(tmp_path, PARITY["qvh_annotations"]).questions, GOLDEN["qvh_frame_labels"], strict=True
     ):
@@ -76,7 +76,7 @@ def test_queries_have_their_moments(tmp_path: Path) -> None:
         ("VLEP_18", "x_00:01:00_ep", "YouTube", "YouTube"),
     ],
 )
-def test_the_id_tells_the_data_set_and_so_the_type(
+def test_the_question_id_determines_the_type(
     tmp_path: Path, question_id: str, video: str, question_type: str, group: str
 ) -> None:
     row = SEVILA_NEXTQA.rows[0] | {"qid": question_id, "video": video}
@@ -85,14 +85,14 @@ def test_the_id_tells_the_data_set_and_so_the_type(
     assert sevila_json.group(question_type) == group
 
 
-def test_clips_of_tvqa_and_vlep_are_looked_for_as_those_data_sets_do(tmp_path: Path) -> None:
+def test_videos_of_tvqa_and_vlep_have_the_paths_of_those_data_sets(tmp_path: Path) -> None:
     clip = "grey_s01e02_seg02_clip_10"
     tvqa = read(tmp_path, SEVILA_TVQA.rows).videos[0]
     assert tvqa == Video(clip, f"{clip}.mp4", (f"grey_frames/{clip}", clip))
     assert read(tmp_path, SEVILA_VLEP.rows).videos[0].path == "friends_frames/friends_s03e09_seg02_clip_07"
 
 
-def test_options_are_as_many_as_num_option_says(tmp_path: Path) -> None:
+def test_num_option_limits_the_options(tmp_path: Path) -> None:
     row = SEVILA_NEXTQA.rows[0] | options("one", "two", "three", "four")
     assert read(tmp_path, [row | {"num_option": 2}]).questions[0].options == ("one", "two")
     del row["num_option"]
@@ -100,12 +100,12 @@ def test_options_are_as_many_as_num_option_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 27, 5, "3", 2.0, True])
-def test_a_number_of_options_that_is_none_rejects_its_row(tmp_path: Path, count: Any) -> None:
+def test_an_invalid_number_of_options_rejects_its_row(tmp_path: Path, count: Any) -> None:
     (rejected,) = read(tmp_path, [SEVILA_NEXTQA.rows[0] | {"num_option": count}, SEVILA_NEXTQA.rows[1]]).rejected
     assert "options, 2 to 26 were wanted" in rejected.reason or rejected.reason.endswith("a3 is missing or empty")
 
 
-def test_files_made_from_star_are_compared_by_the_mean_of_its_types(tmp_path: Path) -> None:
+def test_files_with_star_questions_report_the_mean_of_its_types(tmp_path: Path) -> None:
     row = SEVILA_NEXTQA.rows[0]
     of_star = [row | {"qid": f"{kind}_T1_{number}"} for number, kind in enumerate(star.TYPES)]
     types = {question.question_type for question in read(tmp_path, of_star).questions}

@@ -1,4 +1,4 @@
-"""What only the Shapes adapter has; its files are tested with the world that writes them."""
+"""The Shapes adapter; its files are tested with the world that writes them."""
 
 from __future__ import annotations
 
@@ -37,15 +37,13 @@ def test_a_question_keeps_its_options_answer_and_moments(tmp_path: Path) -> None
     ("changes", "reason"),
     [({"answer": 2}, "answer is 2"), ({"moments": [[1]]}, "moments is"), ({"video": "../x"}, "video is '../x'")],
 )
-def test_a_row_that_cannot_be_used_is_rejected_with_its_reason(
-    tmp_path: Path, changes: dict[str, Any], reason: str
-) -> None:
-    found = read(tmp_path, **changes)
-    assert not found.questions
-    assert reason in found.rejected[0].reason
+def test_an_invalid_row_is_rejected_with_its_reason(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    annotations = read(tmp_path, **changes)
+    assert not annotations.questions
+    assert reason in annotations.rejected[0].reason
 
 
-def test_a_split_that_was_not_written_is_missing(tmp_path: Path) -> None:
+def test_a_split_without_a_file_is_missing(tmp_path: Path) -> None:
     read(tmp_path)
     with pytest.raises(MissingSourceError, match=r"shapes_val\.jsonl: missing"):
         shapes.read(tmp_path, "val")

@@ -8,7 +8,7 @@ from pipeline.datasets.question import Question, Video
 from tests.pipeline.datasets.layouts import STAR, choices
 
 
-def test_an_object_becomes_a_question_about_a_part_of_a_video(tmp_path: Path) -> None:
+def test_an_object_becomes_a_question_about_part_of_a_video(tmp_path: Path) -> None:
     annotations = STAR.read(tmp_path, STAR.rows)
     assert annotations.questions[0] == Question(
         question_id="Interaction_T1_13",
@@ -24,33 +24,33 @@ def test_an_object_becomes_a_question_about_a_part_of_a_video(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         ("The door.", "the text of none of the options"),
         ("the blanket.", "none of the options"),
         ("The blanket.", "the text of the options [1, 3] at once"),
     ],
 )
-def test_an_answer_that_is_not_the_text_of_one_option_rejects_its_row(tmp_path: Path, answer: str, told: str) -> None:
+def test_an_answer_that_is_not_one_option_rejects_its_row(tmp_path: Path, answer: str, message: str) -> None:
     options = choices("The table.", "The blanket.", "The clothes.", "The blanket.")
     (rejected,) = STAR.read(tmp_path, [STAR.rows[0] | options | {"answer": answer}, STAR.rows[1]]).rejected
-    assert rejected.reason.startswith("object 1: answer is") and told in rejected.reason
+    assert rejected.reason.startswith("object 1: answer is") and message in rejected.reason
 
 
 @pytest.mark.parametrize("value", [None, [], ["a", "b"], [{"choice": "a"}], [{"choice": "a"}, {"text": "b"}], "ab"])
-def test_choices_that_are_none_reject_their_row(tmp_path: Path, value: object) -> None:
+def test_invalid_choices_reject_their_row(tmp_path: Path, value: object) -> None:
     (rejected,) = STAR.read(tmp_path, [STAR.rows[0] | {"choices": value}, STAR.rows[1]]).rejected
     assert "choice" in rejected.reason
 
 
-def test_a_file_on_one_line_still_says_which_object_is_bad(tmp_path: Path) -> None:
+def test_rejections_of_a_one_line_file_name_the_object(tmp_path: Path) -> None:
     content = STAR.content([STAR.rows[0], STAR.rows[1] | {"question": ""}, STAR.rows[0]]).replace("\n", "")
     first, second = STAR.read(tmp_path, content).rejected
     assert (first.line, first.reason) == (1, "object 2: question is missing or empty")
     assert second.reason == "object 3: question_id 'Interaction_T1_13' is already object 1 on line 1"
 
 
-def test_a_file_that_was_cut_short_says_where(tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused_with_the_position(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match=r"STAR_val\.json: .*cut short or damaged \(object 2 on line 2: .*download"):
         STAR.read(tmp_path, STAR.content(STAR.rows)[:-40])
 

@@ -1,4 +1,4 @@
-"""What is said in videos, read beside the questions of data sets as they are handed out."""
+"""Subtitles read together with the questions of published data sets."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.pipeline.datasets.long_layouts import LONGVIDEOBENCH_JSON, VIDEOMME_J
 SRT = "1\n00:00:01,000 --> 00:00:03,000\n<i>Hello</i>\nthere\n\n2\n00:00:02,500 --> 00:00:02,700\nYes.\n\n"
 
 
-def listed(folder: Path, dataset: str, split: str, **config: Any) -> Questions:
+def list_with_subtitles(folder: Path, dataset: str, split: str, **config: Any) -> Questions:
     sources = Sources(DigestCache(folder / "digests.json"), {"annotations": [str(folder)]}, download=False)
     cfg = ListQuestions(dataset=dataset, split=split, subtitles=True, **config)
     questions = build(
@@ -42,49 +42,51 @@ def longvideobench(folder: Path) -> Path:
     return folder / "subtitles"
 
 
-def test_longvideobenchs_two_forms_are_read_in_the_times_of_the_cut_video(tmp_path: Path) -> None:
+def test_both_longvideobench_formats_have_times_of_the_cut_video(tmp_path: Path) -> None:
     cues = [{"timestamp": [46.0, 48.5], "text": "[applause]"}, {"timestamp": [50.0, None], "text": "and  run"}]
     folder = longvideobench(tmp_path)
     (folder / "86CxyhFV9MI_en.json").write_text(json.dumps(cues))
     (folder / "7203_en.json").write_text(json.dumps([{"start": "00:00:01.500", "end": "00:01:02.000", "line": "red"}]))
-    assert [tuple(row.values()) for row in listed(tmp_path, "longvideobench", "val").rows("subtitles")] == [
+    assert [
+        tuple(row.values()) for row in list_with_subtitles(tmp_path, "longvideobench", "val").rows("subtitles")
+    ] == [
         ("86CxyhFV9MI", 1.0, 3.5, "[applause]"),
         ("86CxyhFV9MI", 5.0, float("inf"), "and run"),
         ("@jess-7203", 1.5, 62.0, "red"),
     ]
 
 
-def test_a_frame_has_the_subtitles_that_are_shown_at_its_time(tmp_path: Path) -> None:
+def test_a_frame_has_the_subtitles_shown_at_its_time(tmp_path: Path) -> None:
     (tmp_path / "videomme").mkdir()
     (tmp_path / "subtitle").mkdir()
     (tmp_path / "videomme" / "videomme.json").write_text(json.dumps(VIDEOMME_JSON.rows))
     video = str(VIDEOMME_JSON.rows[0]["videoID"])
     (tmp_path / "subtitle" / f"{video}.srt").write_text(SRT)  # as the hub's archives unpack
-    cues = listed(tmp_path / "videomme", "videomme", "test").subtitles()[video]
+    cues = list_with_subtitles(tmp_path / "videomme", "videomme", "test").subtitles()[video]
     shown = {0.9: "", 1.0: "Hello there", 2.2: "Hello there Yes.", 2.9: "Hello there Yes.", 3.0: "Yes.", 3.1: ""}
     assert {seconds: cues.shown_at(seconds) for seconds in shown} == shown
 
 
-def test_a_video_without_a_file_of_subtitles_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_videos_without_subtitles_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = longvideobench(tmp_path)
     (folder / "7203_en.json").write_text(json.dumps([{"timestamp": [1, 2], "text": "red"}]))
-    questions = listed(tmp_path, "longvideobench", "val")
+    questions = list_with_subtitles(tmp_path, "longvideobench", "val")
     assert list(questions.subtitles()) == ["@jess-7203"] and len(questions.questions()) == 2
     assert questions.record.dropped == {"video without subtitles": 1}
     assert "1 of 2 videos have no subtitles" in caplog.text
 
 
-def test_your_own_subtitles_are_named_as_their_videos_with_or_without_a_language(tmp_path: Path) -> None:
+def test_own_subtitles_are_named_like_their_videos_with_an_optional_language(tmp_path: Path) -> None:
     (tmp_path / "questions.csv").write_text("video,question,a0,a1\nshow/a.mp4,Who?,x,y\nb.mp4,Who?,x,y\n")
     (tmp_path / "subtitles" / "show").mkdir(parents=True)
     (tmp_path / "subtitles" / "show" / "a.en.srt").write_text(SRT)
     (tmp_path / "subtitles" / "b.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nbye\n")
     (tmp_path / "subtitles" / "b.de.srt").write_text(SRT)
-    texts = [(row["video_id"], row["text"]) for row in listed(tmp_path, "plain", "").rows("subtitles")]
+    texts = [(row["video_id"], row["text"]) for row in list_with_subtitles(tmp_path, "plain", "").rows("subtitles")]
     assert texts == [("show/a.mp4", "Hello there"), ("show/a.mp4", "Yes."), ("b.mp4", "bye")]
 
 
-def test_other_subtitles_or_names_are_other_annotations_and_none_are_as_before(tmp_path: Path) -> None:
+def test_the_identity_depends_on_content_and_names_of_subtitles(tmp_path: Path) -> None:
     folder = longvideobench(tmp_path)
     sources = Sources(DigestCache(tmp_path / "digests.json"), {"annotations": [str(tmp_path)]}, download=False)
 
@@ -118,9 +120,7 @@ def test_other_subtitles_or_names_are_other_annotations_and_none_are_as_before(t
         ("a.vtt", SRT, "begins with '1'; WEBVTT was wanted"),
     ],
 )
-def test_a_malformed_file_is_an_error_that_names_file_and_line(
-    tmp_path: Path, name: str, content: str, message: str
-) -> None:
+def test_a_malformed_file_is_an_error_with_file_and_line(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(SchemaError, match=message) as error:
         read_cues(tmp_path / name)
@@ -128,23 +128,23 @@ def test_a_malformed_file_is_an_error_that_names_file_and_line(
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.srt"])
-def test_a_file_without_cues_says_nothing(tmp_path: Path, name: str) -> None:
+def test_a_file_without_cues_is_empty(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("[]" if name == "a.json" else "\n1\n00:00:01,000 --> 00:00:02,000\n\n")
     assert read_cues(tmp_path / name) == []
 
 
-def test_subtitles_that_cannot_be_had_are_one_error(tmp_path: Path) -> None:
+def test_unavailable_subtitles_are_one_error(tmp_path: Path) -> None:
     longvideobench(tmp_path).rmdir()
     with pytest.raises(
         MissingSourceError, match=r"subtitles: no such folder; expected the subtitles of LongVideoBench"
     ):
-        listed(tmp_path, "longvideobench", "val").subtitles()
+        list_with_subtitles(tmp_path, "longvideobench", "val").subtitles()
     with pytest.raises(RecipeError, match=r"no subtitles of 'nextqa' are read; of these some are: longvideobench, "):
         load("plain", STAGES, ["list_questions.dataset=nextqa", "list_questions.subtitles=true"])
 
 
 @pytest.mark.parametrize(("on_disk", "typed"), [("NFD", "NFC"), ("NFC", "NFD")])
-def test_subtitles_named_in_one_unicode_form_belong_to_a_video_named_in_the_other(on_disk: str, typed: str) -> None:
+def test_subtitles_are_located_in_the_other_unicode_form(on_disk: str, typed: str) -> None:
     file, exact = Path(f"{normalize(on_disk, 'Zoë café')}.en.vtt"), Path(f"{normalize(typed, 'Zoë café')}.vtt")
     id = normalize(typed, "Zoë café")
     by_name, by_annotations = Video(id, f"{id}.mp4"), Video("1", "1.mp4", subtitles=f"{id}.en.vtt")

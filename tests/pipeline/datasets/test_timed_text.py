@@ -1,4 +1,4 @@
-"""Subtitle files as people have them: both formats, damaged ones, and every way in which a cue is no usable label."""
+"""Subtitle files of both formats, damaged files, and cues that cannot be used as labels."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def reasons(annotations: Annotations) -> list[tuple[int, str]]:
     return [(rejected.line, rejected.reason) for rejected in annotations.rejected]
 
 
-def test_every_cue_is_a_query_for_the_moment_at_which_it_is_shown(tmp_path: Path) -> None:
+def test_every_cue_is_a_query_for_its_moment(tmp_path: Path) -> None:
     annotations = read(tmp_path, SRT)
     first = Question(
         "dog#0", "dog", "A dog runs over the grass.", (), None, "", None, None, moments=(Moment(1.0, 2.5),)
@@ -60,7 +60,7 @@ def test_every_cue_is_a_query_for_the_moment_at_which_it_is_shown(tmp_path: Path
     assert annotations.videos == [Video("dog", "dog")] and annotations.rejected == []
 
 
-def test_web_subtitles_lose_their_markup_settings_and_comments(tmp_path: Path) -> None:
+def test_webvtt_markup_settings_and_comments_are_removed(tmp_path: Path) -> None:
     assert cues(read(tmp_path, VTT, "dog.vtt")) == [
         ("dog#0", "A dog runs over the grass.", (Moment(1.0, 2.5),)),
         ("dog#1", "It barks & runs.", (Moment(3602.5, 3604.0),)),
@@ -69,19 +69,19 @@ def test_web_subtitles_lose_their_markup_settings_and_comments(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["dog.srt", "dog.vtt"])
 @pytest.mark.parametrize("line_end", ["\r\n", "\r", "\n"])
-def test_byte_order_mark_and_line_ends_change_nothing(tmp_path: Path, name: str, line_end: str) -> None:
+def test_a_byte_order_mark_and_line_ends_change_nothing(tmp_path: Path, name: str, line_end: str) -> None:
     content = SRT if name == "dog.srt" else VTT
     plain = read(tmp_path, content, name)
     assert read(tmp_path, "\ufeff" + content.replace("\n", line_end), name) == plain
 
 
-def test_any_script_is_kept(tmp_path: Path) -> None:
+def test_text_in_any_script_is_kept(tmp_path: Path) -> None:
     text = "Das Mädchen läuft — 狗在跑 Ёж"
-    ((_, found, _),) = cues(read(tmp_path, f"1\n00:00:01,000 --> 00:00:02,000\n{text}\n"))
-    assert found == text
+    ((_, query, _),) = cues(read(tmp_path, f"1\n00:00:01,000 --> 00:00:02,000\n{text}\n"))
+    assert query == text
 
 
-def test_cues_of_one_text_are_one_query_with_several_moments(tmp_path: Path) -> None:
+def test_cues_with_equal_text_are_one_query_with_several_moments(tmp_path: Path) -> None:
     more = "\n3\n00:00:09,000 --> 00:00:10,000\n<b>It</b> barks.\n\n4\n00:00:11,000 --> 00:00:12,000\nThe end\n"
     assert cues(read(tmp_path, SRT + more))[1:] == [
         ("dog#1", "It barks.", (Moment(2.5, 4.0), Moment(9.0, 10.0))),
@@ -89,17 +89,17 @@ def test_cues_of_one_text_are_one_query_with_several_moments(tmp_path: Path) -> 
     ]
 
 
-def test_overlapping_cues_are_queries_of_their_own(tmp_path: Path) -> None:
+def test_overlapping_cues_are_separate_queries(tmp_path: Path) -> None:
     content = "1\n00:00:01,000 --> 00:00:05,000\nOne\n\n2\n00:00:02,000 --> 00:00:03,000\nTwo\n"
     assert [moments for _, _, moments in cues(read(tmp_path, content))] == [(Moment(1.0, 5.0),), (Moment(2.0, 3.0),)]
 
 
-def test_reversed_times_are_swapped_and_noted(tmp_path: Path) -> None:
+def test_reversed_times_are_swapped_with_a_note(tmp_path: Path) -> None:
     (question,) = read(tmp_path, "1\n00:00:05,000 --> 00:00:02,000\nOne\n").questions
     assert question.moments == (Moment(2.0, 5.0),) and question.note == "start 5 s lies after end 2 s: swapped"
 
 
-def test_a_year_alone_on_a_line_is_text_and_an_empty_line_within_a_cue_is_nothing(tmp_path: Path) -> None:
+def test_a_number_or_an_empty_line_inside_a_cue_does_not_end_it(tmp_path: Path) -> None:
     content = "1\n00:00:01,000 --> 00:00:02,000\nIn\n1999\n\nit began\n\n2\n00:00:02,000 --> 00:00:03,000\nThen\n"
     assert [text for _, text, _ in cues(read(tmp_path, content))] == ["In 1999 it began", "Then"]
 
@@ -117,7 +117,7 @@ def test_a_year_alone_on_a_line_is_text_and_an_empty_line_within_a_cue_is_nothin
     ],
 )
 @pytest.mark.parametrize("suffix", [".srt", ".vtt"])
-def test_a_bad_cue_is_rejected_with_its_line_and_renames_no_other(
+def test_an_invalid_cue_is_rejected_with_its_line_and_other_ids_are_unchanged(
     tmp_path: Path, cue: str, reason: str, suffix: str
 ) -> None:
     content = f"1\n{cue}\n\n2\n00:00:07,000 --> 00:00:08,000\nThen\n"
@@ -125,34 +125,35 @@ def test_a_bad_cue_is_rejected_with_its_line_and_renames_no_other(
     if suffix == ".vtt":
         content, reason, line = f"WEBVTT\n\n{content}".replace(",", "."), reason.replace(",", "."), 4
     annotations = read(tmp_path, content, f"dog{suffix}")
-    ((found_line, found),) = reasons(annotations)
-    assert found_line == line and found.startswith(reason)
+    ((rejected_line, rejected_reason),) = reasons(annotations)
+    assert rejected_line == line and rejected_reason.startswith(reason)
     assert cues(annotations) == [("dog#1", "Then", (Moment(7.0, 8.0),))]
 
 
 @pytest.mark.parametrize("end", range(len(SRT) - len("It barks.\n") - 31, len(SRT) - len("It barks.\n") + 1))
-def test_a_file_cut_within_the_last_cues_times_loses_that_cue_only(tmp_path: Path, end: int) -> None:
+def test_a_file_cut_in_the_times_of_the_last_cue_loses_only_that_cue(tmp_path: Path, end: int) -> None:
     annotations = read(tmp_path, SRT[:end])
     assert cues(annotations) == [("dog#0", "A dog runs over the grass.", (Moment(1.0, 2.5),))]
     assert len(annotations.rejected) == (1 if "2" in SRT[:end].splitlines() else 0)
 
 
-def test_files_that_cannot_be_read_are_rejected_and_the_others_used(tmp_path: Path) -> None:
+def test_unreadable_files_are_rejected_and_others_used(tmp_path: Path) -> None:
     read(tmp_path, "1\n00:00:01,000 --> 00:00:02,000\ncaf\xe9\n".encode("latin-1"), "latin.srt")
     read(tmp_path, SRT.replace(",", "."), "not.vtt")
     read(tmp_path, b"", "zero.srt")
     read(tmp_path, b"\x00\x01 no subtitles", "noise.srt")
     annotations = read(tmp_path, SRT)
     assert [video.video_id for video in annotations.videos] == ["dog"]
-    told = {rejected.file: rejected.reason for rejected in annotations.rejected}
-    assert set(told) == {"latin.srt", "not.vtt", "zero.srt", "noise.srt"}
-    assert told["latin.srt"].startswith("byte 0xe9 at offset ") and "save the file as UTF-8" in told["latin.srt"]
-    assert told["not.vtt"] == "begins with '1'; WEBVTT was wanted"
-    assert told["zero.srt"].startswith("holds no cue")
-    assert str(tmp_path) not in str(told)  # an artifact says nothing about the machine
+    reasons_by_file = {rejected.file: rejected.reason for rejected in annotations.rejected}
+    assert set(reasons_by_file) == {"latin.srt", "not.vtt", "zero.srt", "noise.srt"}
+    latin = reasons_by_file["latin.srt"]
+    assert latin.startswith("byte 0xe9 at offset ") and "save the file as UTF-8" in latin
+    assert reasons_by_file["not.vtt"] == "begins with '1'; WEBVTT was wanted"
+    assert reasons_by_file["zero.srt"].startswith("holds no cue")
+    assert str(tmp_path) not in str(reasons_by_file)  # no machine paths in an artifact
 
 
-def test_subfolders_are_part_of_a_videos_name_and_may_be_splits(tmp_path: Path) -> None:
+def test_subfolders_are_part_of_video_names_and_can_be_splits(tmp_path: Path) -> None:
     for name in ("train/show/a.srt", "train/b.VTT", "val/a.srt", "._b.srt"):
         read(tmp_path, VTT if name.endswith("VTT") else SRT, name)
     assert [video.path for video in timed_text.read(tmp_path, "").videos] == ["train/b", "train/show/a", "val/a"]
@@ -161,7 +162,7 @@ def test_subfolders_are_part_of_a_videos_name_and_may_be_splits(tmp_path: Path) 
         timed_text.read(tmp_path, "test")
 
 
-def test_two_files_of_one_video_are_not_mixed(tmp_path: Path) -> None:
+def test_only_one_of_two_files_of_a_video_is_used(tmp_path: Path) -> None:
     read(tmp_path, VTT, "dog.vtt")
     annotations = read(tmp_path, SRT)
     assert len(annotations.questions) == 2
@@ -179,7 +180,7 @@ def test_a_folder_without_subtitles_is_an_error(tmp_path: Path, name: str, reaso
         timed_text.files(tmp_path / "notes.txt", "")
 
 
-def test_renamed_subtitles_are_other_annotations(tmp_path: Path) -> None:
+def test_renaming_subtitles_changes_the_identity(tmp_path: Path) -> None:
     read(tmp_path / "data", SRT)
     sources = Sources(DigestCache(tmp_path / "digests.json"), {"annotations": [str(tmp_path / "data")]}, download=False)
     before = sources.annotations("timed_text", "").id
@@ -197,7 +198,7 @@ def test_renamed_subtitles_are_other_annotations(tmp_path: Path) -> None:
     )
 )
 @pytest.mark.parametrize("suffix", [".srt", ".vtt"])
-def test_no_arrangement_of_lines_breaks_the_reader(tmp_path: Path, content: list[str], suffix: str) -> None:
+def test_any_lines_give_questions_or_rejections(tmp_path: Path, content: list[str], suffix: str) -> None:
     annotations = read(tmp_path, "\n".join(content), f"dog{suffix}")
     assert annotations.questions or annotations.rejected
     assert len({question.question_id for question in annotations.questions}) == len(annotations.questions)

@@ -7,7 +7,7 @@ from pipeline.datasets.question import Question, Video
 from tests.pipeline.datasets.layouts import TVQA
 
 
-def test_a_line_becomes_a_question_about_a_part_of_a_clip(tmp_path: Path) -> None:
+def test_a_line_becomes_a_question_about_part_of_a_clip(tmp_path: Path) -> None:
     annotations = TVQA.read(tmp_path, TVQA.rows)
     assert annotations.questions[1] == Question(
         question_id="122039",
@@ -34,15 +34,13 @@ def test_a_line_becomes_a_question_about_a_part_of_a_clip(tmp_path: Path) -> Non
         ("street_demo1", "", "street_demo1"),
     ],
 )
-def test_a_clips_name_tells_its_show_and_folder_where_the_row_does_not(
-    tmp_path: Path, clip: str, show: str, path: str
-) -> None:
+def test_the_clip_name_determines_show_and_folder(tmp_path: Path, clip: str, show: str, path: str) -> None:
     annotations = TVQA.read(tmp_path, [TVQA.rows[0] | {"vid_name": clip}])
     assert annotations.questions[0].question_type == show
     assert tvqa.group(show) == show
     assert annotations.videos[0].path == path
 
 
-def test_blanks_in_options_stay_as_the_released_weights_saw_them(tmp_path: Path) -> None:
+def test_trailing_spaces_of_options_are_kept(tmp_path: Path) -> None:
     (question,) = TVQA.read(tmp_path, [TVQA.rows[0] | {"a0": "The yogurt manufacturer. "}]).questions
     assert question.options[0] == "The yogurt manufacturer. "

@@ -9,7 +9,7 @@ from pipeline.models.prompts import next_event_answer_prompt
 from tests.pipeline.datasets.layouts import VLEP
 
 
-def test_a_line_becomes_the_question_what_happens_next(tmp_path: Path) -> None:
+def test_a_line_becomes_a_next_event_question(tmp_path: Path) -> None:
     annotations = VLEP.read(tmp_path, VLEP.rows)
     question = annotations.questions[0]
     assert question == Question(
@@ -27,7 +27,7 @@ def test_a_line_becomes_the_question_what_happens_next(tmp_path: Path) -> None:
     )
 
 
-def test_television_clips_are_tvqas_and_youtube_clips_keep_their_whole_name(tmp_path: Path) -> None:
+def test_television_clips_have_tvqa_paths_and_youtube_clips_their_full_name(tmp_path: Path) -> None:
     television, youtube = VLEP.read(tmp_path, VLEP.rows).videos
     clip = "friends_s03e09_seg02_clip_07"
     assert television == Video(
@@ -45,6 +45,6 @@ def test_questions_are_grouped_by_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes", [{"ts": "38-40"}, {"ts": [1, 2, 3]}, {"events": ["one"]}, {"events": "ab"}, {"events": ["a", " "]}]
 )
-def test_times_and_events_of_another_form_reject_their_row(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_invalid_times_and_events_reject_their_row(tmp_path: Path, changes: dict[str, Any]) -> None:
     (rejected,) = VLEP.read(tmp_path, [VLEP.rows[0] | changes, VLEP.rows[1]]).rejected
     assert rejected.reason.startswith(("ts is", "events is", "event 1 is"))

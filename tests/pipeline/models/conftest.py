@@ -16,7 +16,7 @@ from tests.tiny_blip2 import write_tiny_blip2
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random BLIP-2 directory. Do not write to it: copy it."""
+    """A tiny random BLIP-2 directory; copy it before you write to it."""
     folder = tmp_path_factory.mktemp("tiny_blip2")
     write_tiny_blip2(folder, seed=0)
     return folder

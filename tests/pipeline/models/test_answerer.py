@@ -12,7 +12,7 @@ from pipeline.models.prompts import answer_prompt, numbered_frame_prefixes, sing
 from tests.reference import Reference
 
 
-def asked(answerer: Answerer, rows: int, frames: int, n_options: list[int]) -> AnswererOutput:
+def answer(answerer: Answerer, rows: int, frames: int, n_options: list[int]) -> AnswererOutput:
     visual = torch.randn(rows, frames, 4, 32, generator=torch.Generator().manual_seed(frames))
     prompts = [answer_prompt(f"why {row}", ["yes", "no"]) for row in range(rows)]
     token_ids = answerer.language.verbalizer.tokenize(prompts).token_ids
@@ -20,25 +20,25 @@ def asked(answerer: Answerer, rows: int, frames: int, n_options: list[int]) -> A
 
 
 def first_frames(reference: Reference, k: int) -> tuple[torch.Tensor, list[list[int]]]:
-    """The first K frames of each reference question's video, and the questions."""
+    """Return the first K frames of each reference question's video, and the questions."""
     visual = reference.visual(reference.answerer)[reference.inputs["video_index"]][:, :k]
     return visual, reference.tokens("qa_input").token_ids
 
 
-def test_letters_beyond_a_questions_options_are_minus_infinity_and_never_chosen(answerer: Answerer) -> None:
-    found = asked(answerer, rows=4, frames=2, n_options=[2, 5, 3, 4])
-    for logits in (found.option_logits, found.option_logits_forced):
+def test_letters_beyond_the_options_are_minus_infinity_and_never_chosen(answerer: Answerer) -> None:
+    output = answer(answerer, rows=4, frames=2, n_options=[2, 5, 3, 4])
+    for logits in (output.option_logits, output.option_logits_forced):
         assert logits.shape == (4, 5)
         assert logits.isfinite().sum(dim=1).tolist() == [2, 5, 3, 4]
-    assert (found.prediction < torch.tensor([2, 5, 3, 4])).all()
+    assert (output.prediction < torch.tensor([2, 5, 3, 4])).all()
 
 
-def test_question_with_more_options_than_letters_is_refused(answerer: Answerer) -> None:
+def test_a_question_with_more_options_than_letters_is_refused(answerer: Answerer) -> None:
     with pytest.raises(CheckpointError, match="27 options, but the tokenizer has single tokens for 26 letters"):
-        asked(answerer, rows=1, frames=1, n_options=[27])
+        answer(answerer, rows=1, frames=1, n_options=[27])
 
 
-def test_answer_does_not_depend_on_what_else_is_in_the_batch(reference: Reference) -> None:
+def test_an_answer_does_not_depend_on_the_batch(reference: Reference) -> None:
     visual, token_ids = first_frames(reference, 3)
     n_options, prefixes = [5] * len(token_ids), numbered_frame_prefixes(3)
     together = reference.answerer.answer(visual, token_ids, n_options, prefixes)
@@ -48,8 +48,8 @@ def test_answer_does_not_depend_on_what_else_is_in_the_batch(reference: Referenc
         assert alone.prediction[0] == together.prediction[row]
 
 
-def reluctant(language: Language, visual: torch.Tensor, token_ids: list[list[int]]) -> Language:
-    """A copy of `language` that begins with "Option" in half of the rows only: that word's logit is scaled down."""
+def half_without_option(language: Language, visual: torch.Tensor, token_ids: list[list[int]]) -> Language:
+    """Return a copy of `language` with a smaller logit of "Option", so that only half of the rows start with it."""
     language = copy.copy(language)
     language.model = copy.deepcopy(language.model)
     option_id = language.verbalizer.option_id
@@ -60,35 +60,35 @@ def reluctant(language: Language, visual: torch.Tensor, token_ids: list[list[int
     assert (option > 0).all()
     ratios = (logits.amax(dim=1) / option).sort().values
     middle = len(ratios) // 2
-    language.model.lm_head.weight[option_id] *= ratios[
-        middle - 1 : middle + 1
-    ].mean()  # of no row: rounding decides ties
+    factor = ratios[middle - 1 : middle + 1].mean()  # between two rows, as rounding decides ties
+    language.model.lm_head.weight[option_id] *= factor
     return language
 
 
-def test_rows_that_begin_with_another_token_are_answered_after_that_token(reference: Reference) -> None:
+def test_rows_that_start_with_another_token_are_answered_after_it(reference: Reference) -> None:
     visual, token_ids = first_frames(reference, 2)
-    language = reluctant(reference.answerer.language, visual, token_ids)
+    language = half_without_option(reference.answerer.language, visual, token_ids)
     option_id, letters = language.verbalizer.option_id, list(language.verbalizer.letter_ids[:5])
-    found = Answerer(reference.answerer.prompt, language).answer(visual, token_ids, [5] * 4, numbered_frame_prefixes(2))
-    began_with_option = found.first_token_id == option_id
-    assert 0 < began_with_option.sum() < len(token_ids)
-    for row in range(len(token_ids)):  # one at a time, decoding step by step
+    answerer = Answerer(reference.answerer.prompt, language)
+    output = answerer.answer(visual, token_ids, [5] * 4, numbered_frame_prefixes(2))
+    starts_with_option = output.first_token_id == option_id
+    assert 0 < starts_with_option.sum() < len(token_ids)
+    for row in range(len(token_ids)):  # one row at a time, one token at a time
         inputs = language.assemble(numbered_frame_prefixes(2), visual[row : row + 1], token_ids[row : row + 1])
         hidden = language.encode(inputs)
         first = language.decode(hidden, inputs.mask, language.decoder_ids(1))[0, 0].argmax().item()
         second = language.decode(hidden, inputs.mask, language.decoder_ids(1, first))[0, 1, letters]
-        assert found.first_token_id[row] == first
-        torch.testing.assert_close(found.option_logits[row], second, rtol=0, atol=1e-5)
-        same = torch.allclose(found.option_logits[row], found.option_logits_forced[row], rtol=0, atol=1e-5)
-        assert same == bool(began_with_option[row])
+        assert output.first_token_id[row] == first
+        torch.testing.assert_close(output.option_logits[row], second, rtol=0, atol=1e-5)
+        same = torch.allclose(output.option_logits[row], output.option_logits_forced[row], rtol=0, atol=1e-5)
+        assert same == bool(starts_with_option[row])
 
 
 OPTIONS = [["a cat", "a cat on a mat", "7"], ["why", "yes", "no", "Option A", "the frame"], ["no", "no"]]
 
 
 def text_scores(answerer: Answerer, rows: list[int], budget_tokens: int) -> torch.Tensor:
-    """Scores of `OPTIONS`' rows, asked with texts of different lengths about two frames each."""
+    """Return scores of rows of `OPTIONS` for prompts of different lengths and two frames each."""
     words = answerer.language.verbalizer
     visual = torch.randn(len(OPTIONS), 2, 4, 32, generator=torch.Generator().manual_seed(2))
     token_ids = words.tokenize([answer_prompt("why " * row, OPTIONS[row]) for row in range(len(OPTIONS))]).token_ids
@@ -101,10 +101,10 @@ def text_scores(answerer: Answerer, rows: list[int], budget_tokens: int) -> torc
     )
 
 
-def test_option_texts_have_the_cross_entropy_that_transformers_gives_them(answerer: Answerer) -> None:
-    found = text_scores(answerer, [0, 1, 2], 100_000)
+def test_option_text_scores_match_the_cross_entropy_of_transformers(answerer: Answerer) -> None:
+    scores = text_scores(answerer, [0, 1, 2], 100_000)
     language, words = answerer.language, answerer.language.verbalizer
-    assert not language.model.config.scale_decoder_outputs  # or its own forward would scale what we do not
+    assert not language.model.config.scale_decoder_outputs  # otherwise its forward would scale the logits
     visual = torch.randn(len(OPTIONS), 2, 4, 32, generator=torch.Generator().manual_seed(2))
     for row, options in enumerate(OPTIONS):
         token_ids = words.tokenize([answer_prompt("why " * row, options)]).token_ids
@@ -114,10 +114,10 @@ def test_option_texts_have_the_cross_entropy_that_transformers_gives_them(answer
             out = language.model(
                 inputs_embeds=inputs.embeddings, attention_mask=inputs.mask, labels=torch.tensor([ids])
             )
-            torch.testing.assert_close(found[row, option], -out.loss * len(ids), rtol=0, atol=1e-5)
+            torch.testing.assert_close(scores[row, option], -out.loss * len(ids), rtol=0, atol=1e-5)
 
 
-def test_option_texts_score_the_same_alone_in_batches_of_any_size_and_beside_longer_ones(answerer: Answerer) -> None:
+def test_option_text_scores_do_not_depend_on_the_batch(answerer: Answerer) -> None:
     together = text_scores(answerer, [0, 1, 2], 100_000)
     assert together.shape == (3, 5) and together.dtype == torch.float32
     assert together.isfinite().sum(dim=1).tolist() == [3, 5, 2] and (together[0, 3:] == -torch.inf).all()
@@ -125,17 +125,17 @@ def test_option_texts_score_the_same_alone_in_batches_of_any_size_and_beside_lon
     for row, options in enumerate(OPTIONS):
         alone = text_scores(answerer, [row], 200)
         torch.testing.assert_close(alone[0], together[row, : len(options)], rtol=0, atol=1e-5)
-    assert together[2, 0] == together[2, 1] and together[2].argmax() == 0  # of equal options the first
+    assert together[2, 0] == together[2, 1] and together[2].argmax() == 0  # the first of equal options
 
 
-def test_there_may_be_more_option_texts_than_letters(answerer: Answerer) -> None:
+def test_option_texts_can_outnumber_the_letters(answerer: Answerer) -> None:
     options = [f"{number}" for number in range(30)]
     words = answerer.language.verbalizer
-    found = answerer.option_text_scores(
+    scores = answerer.option_text_scores(
         torch.zeros(1, 1, 4, 32),
         words.tokenize([answer_prompt("which", options)]).token_ids,
         [words.tokenize(options).token_ids],
         single_frame_prefixes(),
         1000,
     )
-    assert found.shape == (1, 30) and (found < 0).all()
+    assert scores.shape == (1, 30) and (scores < 0).all()

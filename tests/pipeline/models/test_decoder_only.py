@@ -1,4 +1,4 @@
-"""A BLIP-2 with a decoder-only language model: what transformers' own computes, whatever else is in the batch."""
+"""A BLIP-2 with a decoder-only language model computes the same as transformers, in any batch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PROMPTS = [answer_prompt("why " * (3 * row + 1), OPTIONS) for row in range(3)]
 
 
 class Tiny:
-    """A folder with a tiny random model, ours and transformers' own of it."""
+    """A folder with a tiny random model, loaded by this project and by transformers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,10 +58,10 @@ class Tiny:
         self.prompt = load_visual_prompt(self.config, folder, "blip2")
         self.localizer, self.answerer = Localizer(self.prompt, self.language), Answerer(self.prompt, self.language)
         logging.disable_progress_bar()
-        self.theirs: Any = Blip2ForConditionalGeneration.from_pretrained(folder).eval()
-        self.theirs.vision_model.post_layernorm.eps = 1e-5  # the official one
-        self.image_token = self.config.text.vocab_size - 1  # one of those that the tokenizer does not have
-        self.theirs.config.image_token_id = self.image_token
+        self.transformers: Any = Blip2ForConditionalGeneration.from_pretrained(folder).eval()
+        self.transformers.vision_model.post_layernorm.eps = 1e-5  # as in the official code
+        self.image_token = self.config.text.vocab_size - 1  # a token that the tokenizer does not have
+        self.transformers.config.image_token_id = self.image_token
         self.vision = load_vision_encoder(self.config, folder)
 
     def pixels(self, *shape: int) -> Tensor:
@@ -73,16 +73,19 @@ class Tiny:
             features = self.vision(pixels.flatten(0, 1))
         return self.prompt(features).unflatten(0, pixels.shape[:2])
 
-    def their_ids(self, prefixes: Sequence[str], text_ids: Sequence[int]) -> list[int]:
+    def transformers_ids(self, prefixes: Sequence[str], text_ids: Sequence[int]) -> list[int]:
         images = [self.image_token] * self.config.num_query_tokens
         before = [id for ids in self.words.tokenize_prefixes(prefixes) for id in [*ids, *images]]
         return [*before, *text_ids, self.language.start_id]
 
-    def their_logits(self, pixels: Tensor, texts: Sequence[str]) -> Tensor:
-        """What transformers' forward gives for the next token of each row alone, [R, V]; pixels [R, K, 3, H, W]."""
+    def transformers_logits(self, pixels: Tensor, texts: Sequence[str]) -> Tensor:
+        """Return transformers' logits of the next token of each single row, [R, V]; pixels [R, K, 3, H, W]."""
         prefixes, ids = frame_prefixes(pixels.shape[1]), self.words.tokenize(texts).token_ids
-        rows = [torch.tensor([self.their_ids(prefixes, text)]) for text in ids]
-        logits = [self.theirs(pixel_values=seen, input_ids=row).logits for seen, row in zip(pixels, rows, strict=True)]
+        rows = [torch.tensor([self.transformers_ids(prefixes, text)]) for text in ids]
+        logits = [
+            self.transformers(pixel_values=frames, input_ids=row).logits
+            for frames, row in zip(pixels, rows, strict=True)
+        ]
         return torch.cat([each[:, -1] for each in logits])
 
 
@@ -93,73 +96,73 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Tiny(folder)
 
 
-def assert_near(ours: Tensor, wanted: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(ours, wanted, rtol=0, atol=tolerance)
+def assert_near(output: Tensor, expected: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(output, expected, rtol=0, atol=tolerance)
 
 
 @torch.no_grad()
-def test_localizer_says_of_frames_what_transformers_own_forward_says(tiny: Tiny) -> None:
+def test_localizer_scores_match_transformers(tiny: Tiny) -> None:
     texts = [localize_prompt("why " * (row + 1), OPTIONS) for row in range(3)]
     pixels = tiny.pixels(3, 1)
     scores = tiny.localizer.score(tiny.visual(pixels)[:, 0], tiny.words.tokenize(texts).token_ids)
-    wanted = tiny.their_logits(pixels, texts)
-    assert_near(scores.logit_yes, wanted[:, tiny.words.yes_id], 1e-4)
-    assert_near(scores.logit_no, wanted[:, tiny.words.no_id], 1e-4)
-    assert_near(scores.probability_yes, wanted.softmax(dim=1)[:, tiny.words.yes_id], 1e-4)
+    expected = tiny.transformers_logits(pixels, texts)
+    assert_near(scores.logit_yes, expected[:, tiny.words.yes_id], 1e-4)
+    assert_near(scores.logit_no, expected[:, tiny.words.no_id], 1e-4)
+    assert_near(scores.probability_yes, expected.softmax(dim=1)[:, tiny.words.yes_id], 1e-4)
     assert scores.logit_yes.std() > 0.01
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [1, 11])
-def test_answerer_reads_letters_where_transformers_own_forward_says_the_first_word(tiny: Tiny, frames: int) -> None:
+def test_option_logits_match_the_first_token_of_transformers(tiny: Tiny, frames: int) -> None:
     pixels = tiny.pixels(3, frames)
     ids = tiny.words.tokenize(PROMPTS).token_ids
     out = tiny.answerer.answer(tiny.visual(pixels), ids, [4, 3, 4], frame_prefixes(frames))
-    wanted = tiny.their_logits(pixels, PROMPTS)
-    letters = wanted[:, list(tiny.words.letter_ids[:4])]
+    expected = tiny.transformers_logits(pixels, PROMPTS)
+    letters = expected[:, list(tiny.words.letter_ids[:4])]
     letters[1, 3] = -torch.inf
     assert_near(out.option_logits, letters, 1e-4)
     assert torch.equal(out.option_logits_forced, out.option_logits)
-    assert torch.equal(out.first_token_id, wanted.argmax(dim=1))
+    assert torch.equal(out.first_token_id, expected.argmax(dim=1))
     assert torch.equal(out.prediction, letters.argmax(dim=1))
 
 
 @torch.no_grad()
-def test_option_texts_have_the_cross_entropy_that_transformers_gives_them(tiny: Tiny) -> None:
+def test_option_text_scores_match_the_cross_entropy_of_transformers(tiny: Tiny) -> None:
     pixels, prefixes = tiny.pixels(1, 2), frame_prefixes(2)
     options = tiny.words.tokenize_targets(OPTIONS)
     ids = tiny.words.tokenize(PROMPTS[:1]).token_ids
     scores = tiny.answerer.option_text_scores(tiny.visual(pixels), ids, [options], prefixes, 10_000)
-    for option, said in enumerate(options):
-        assert said[-1] == tiny.words.end_id
-        loss, _ = their_loss(tiny, pixels[0], tiny.their_ids(prefixes, ids[0]), said)
+    for option, target in enumerate(options):
+        assert target[-1] == tiny.words.end_id
+        loss = transformers_loss(tiny, pixels[0], tiny.transformers_ids(prefixes, ids[0]), target)
         assert_near(scores[0, option], -loss.sum(), 1e-4)
 
 
-def their_loss(tiny: Tiny, pixels: Tensor, prompt: list[int], said: list[int]) -> tuple[Tensor, int]:
-    """The summed loss that transformers' own forward gives what is said after a prompt, and its number of tokens."""
-    labels = torch.tensor([[-100] * len(prompt) + said])
-    loss = tiny.theirs(pixel_values=pixels, input_ids=torch.tensor([prompt + said]), labels=labels).loss
-    return loss * len(said), len(said)
+def transformers_loss(tiny: Tiny, pixels: Tensor, prompt: list[int], target: list[int]) -> Tensor:
+    """Return transformers' summed loss of `target` after a prompt."""
+    labels = torch.tensor([[-100] * len(prompt) + target])
+    loss = tiny.transformers(pixel_values=pixels, input_ids=torch.tensor([prompt + target]), labels=labels).loss
+    return loss * len(target)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [1, 12])
-def test_a_row_is_answered_alone_as_beside_longer_ones(tiny: Tiny, frames: int) -> None:
+def test_results_of_a_row_do_not_depend_on_the_batch(tiny: Tiny, frames: int) -> None:
     visual = tiny.visual(tiny.pixels(3, frames))
     ids, prefixes = tiny.words.tokenize(PROMPTS).token_ids, frame_prefixes(frames)
     options = [tiny.words.tokenize_targets([*OPTIONS, "a question of words"][row : row + 4]) for row in range(2)] * 2
-    asked: list[Callable[[slice], Tensor]] = [
+    functions: list[Callable[[slice], Tensor]] = [
         lambda rows: tiny.answerer.answer(visual[rows], ids[rows], [4] * 3, prefixes).option_logits,
         lambda rows: tiny.answerer.option_text_scores(visual[rows], ids[rows], options[:3][rows], prefixes, 900),
         lambda rows: tiny.localizer.score(visual[rows, 0], ids[rows]).logit_yes[:, None],
         lambda rows: generate(tiny.language, tiny.language.assemble(prefixes, visual[rows], ids[rows]), 4)[1],
         lambda rows: text_vectors(tiny.language, ids[rows]),
     ]
-    for ask in asked:
-        together = ask(slice(None))
+    for function in functions:
+        together = function(slice(None))
         for row in range(3):
-            alone = ask(slice(row, row + 1))[0]
+            alone = function(slice(row, row + 1))[0]
             assert_near(alone, together[row, : len(alone)], 5e-5)
 
 
@@ -170,42 +173,42 @@ def gradients(tiny: Tiny, module: Any, loss: Tensor, names: Sequence[str]) -> di
 
 
 @pytest.mark.parametrize("saving", [False, True])
-def test_a_training_step_has_the_loss_and_the_gradients_of_transformers_own(tiny: Tiny, saving: bool) -> None:
+def test_loss_and_gradients_match_transformers(tiny: Tiny, saving: bool) -> None:
     pixels, prefixes, right = tiny.pixels(3, 2), frame_prefixes(2), [2, 0, 1]
     ids = tiny.words.tokenize(PROMPTS).token_ids
     language = tiny.language.saving_memory() if saving else tiny.language
     answerer = Answerer(tiny.prompt, language)
-    said = answerer.target_ids(right)
-    n_tokens = sum(map(len, said))
-    assert [len(each) for each in said] == [2, 2, 2]  # a letter and the end
-    ours = answerer.loss(tiny.visual(pixels), ids, right, prefixes) / n_tokens
-    parts = [
-        their_loss(tiny, *row)
-        for row in zip(pixels, (tiny.their_ids(prefixes, text) for text in ids), said, strict=True)
+    targets = answerer.target_ids(right)
+    n_tokens = sum(map(len, targets))
+    assert [len(target) for target in targets] == [2, 2, 2]  # a letter and the end
+    loss = answerer.loss(tiny.visual(pixels), ids, right, prefixes) / n_tokens
+    losses = [
+        transformers_loss(tiny, *row)
+        for row in zip(pixels, (tiny.transformers_ids(prefixes, text) for text in ids), targets, strict=True)
     ]
-    theirs = sum(loss for loss, _ in parts) / n_tokens
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    expected_loss = sum(losses) / n_tokens
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
     trained = {"query_tokens": "query_tokens", "projection.weight": "language_projection.weight"}
     qformer = [name for name, _ in tiny.prompt.named_parameters() if name.startswith("qformer.")]
     trained |= {name: name for name in qformer}
-    found = gradients(tiny, tiny.prompt, ours, list(trained))
-    wanted = gradients(tiny, tiny.theirs, theirs, list(trained.values()))
+    gradients_of_prompt = gradients(tiny, tiny.prompt, loss, list(trained))
+    expected = gradients(tiny, tiny.transformers, expected_loss, list(trained.values()))
     for name, foreign in trained.items():
         # Attention does not depend on the bias of its keys: their gradients are rounding errors.
-        scale = wanted[foreign].abs().max().item()
-        assert_near(found[name], wanted[foreign], max(1e-5 * scale, 1e-7))
+        scale = expected[foreign].abs().max().item()
+        assert_near(gradients_of_prompt[name], expected[foreign], max(1e-5 * scale, 1e-7))
     assert not any(parameter.requires_grad for parameter in language.model.parameters())
 
 
 @torch.no_grad()
-def test_texts_are_generated_as_by_transformers(tiny: Tiny) -> None:
+def test_generated_texts_match_transformers(tiny: Tiny) -> None:
     pixels, prefixes = tiny.pixels(2, 2), frame_prefixes(2)
     ids = tiny.words.tokenize([open_answer_prompt("why", ()), PROMPTS[0]]).token_ids
     inputs = tiny.language.assemble(prefixes, tiny.visual(pixels), ids)
-    ours = generate(tiny.language, inputs, 8)
+    output = generate(tiny.language, inputs, 8)
     for row in range(2):
-        prompt = torch.tensor([tiny.their_ids(prefixes, ids[row])])
-        said = tiny.theirs.generate(
+        prompt = torch.tensor([tiny.transformers_ids(prefixes, ids[row])])
+        generated = tiny.transformers.generate(
             pixel_values=pixels[row],
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
@@ -213,18 +216,18 @@ def test_texts_are_generated_as_by_transformers(tiny: Tiny) -> None:
             do_sample=False,
             pad_token_id=tiny.words.pad_id,
         )[0]
-        assert ours.token_ids[row].tolist() == said[prompt.shape[1] :].tolist()
+        assert output.token_ids[row].tolist() == generated[prompt.shape[1] :].tolist()
 
 
 @torch.no_grad()
-def test_vector_of_a_text_is_the_mean_of_transformers_last_states(tiny: Tiny) -> None:
+def test_the_vector_of_a_text_is_the_mean_of_the_last_hidden_states(tiny: Tiny) -> None:
     ids = tiny.words.tokenize(["why", "why is the frame"]).token_ids
     for row, vector in zip(ids, text_vectors(tiny.language, ids), strict=True):
-        states = tiny.theirs.language_model(torch.tensor([row]), output_hidden_states=True).hidden_states[-1]
+        states = tiny.transformers.language_model(torch.tensor([row]), output_hidden_states=True).hidden_states[-1]
         assert_near(vector, states[0].mean(dim=0), 1e-4)
 
 
-def test_every_prompt_begins_as_its_model_begins_texts_and_ends_before_the_answer(tiny: Tiny) -> None:
+def test_a_prompt_starts_with_the_start_token_and_ends_before_the_answer(tiny: Tiny) -> None:
     words = tiny.words
     assert isinstance(words, DecoderVerbalizer)
     texts = [PROMPTS[0], open_answer_prompt("why", ()), PROMPTS[0] * 9]
@@ -235,10 +238,10 @@ def test_every_prompt_begins_as_its_model_begins_texts_and_ends_before_the_answe
     assert ends[0] == f"{PROMPTS[0]} Answer:" and ends[1].endswith("Short answer:")
     assert len(ids[2]) == 76 and all(each[0] == tiny.config.text.bos_token_id for each in ids)
     assert len(words.letter_ids) == 26 and words.before_letter == ()
-    assert [words.text(said) for said in words.tokenize_targets(["the frame", "A"])] == ["the frame", "A"]
+    assert [words.text(target) for target in words.tokenize_targets(["the frame", "A"])] == ["the frame", "A"]
 
 
-def test_more_tokens_than_the_model_has_positions_for_are_refused_with_what_to_change(tiny: Tiny) -> None:
+def test_more_tokens_than_positions_are_refused_with_advice(tiny: Tiny) -> None:
     frames = MOST_TOKENS // 8
     visual = torch.zeros(1, frames, 4, 32)
     with pytest.raises(CheckpointError, match=rf"maximum is {MOST_TOKENS}; choose fewer keyframes"):
@@ -250,32 +253,30 @@ def test_bfloat16_keeps_logits_in_float32(tiny: Tiny) -> None:
     reduced = load_language(tiny.config, tiny.folder, tiny.words, torch.bfloat16)
     assert reduced.dtype == torch.bfloat16 and reduced.model.lm_head.weight.dtype == torch.float32
     visual, ids = tiny.visual(tiny.pixels(3, 1))[:, 0], tiny.words.tokenize(PROMPTS).token_ids
-    ours, wanted = Localizer(tiny.prompt, reduced).score(visual, ids), tiny.localizer.score(visual, ids)
-    assert_near(ours.logit_yes, wanted.logit_yes, 0.1)
+    scores, expected = Localizer(tiny.prompt, reduced).score(visual, ids), tiny.localizer.score(visual, ids)
+    assert_near(scores.logit_yes, expected.logit_yes, 0.1)
 
 
-def test_parameters_are_counted_once_where_words_and_output_share_them(tiny: Tiny) -> None:
+def test_shared_parameters_are_counted_once(tiny: Tiny) -> None:
     frozen, own = count_parameters(tiny.config)
-    assert frozen + own == sum(parameter.numel() for parameter in tiny.theirs.parameters())
+    assert frozen + own == sum(parameter.numel() for parameter in tiny.transformers.parameters())
 
 
-def test_an_exported_folder_reads_back_with_its_own_language_model(tiny: Tiny, tmp_path: Path) -> None:
+def test_an_exported_folder_keeps_its_language_model(tiny: Tiny, tmp_path: Path) -> None:
     write_blip2(tiny.folder, tiny.prompt.state_dict(), tmp_path / "out")
     assert read_blip2_config(tmp_path / "out").text.to_dict() == tiny.config.text.to_dict()
     check_blip2(read_blip2_config(tmp_path / "out"), tmp_path / "out")
 
 
-@pytest.mark.parametrize("called", ["t5_proj", "opt_proj", "llama_proj"])
-def test_localizer_and_answerer_come_back_from_an_official_file_whatever_it_calls_the_projection(
-    tiny: Tiny, tmp_path: Path, called: str
-) -> None:
+@pytest.mark.parametrize("projection", ["t5_proj", "opt_proj", "llama_proj"])
+def test_an_official_file_loads_with_any_name_of_the_projection(tiny: Tiny, tmp_path: Path, projection: str) -> None:
     states = {part: {name: t + n for name, t in tiny.prompt.state_dict().items()} for n, part in enumerate(PARTS, 1)}
     write_official(states, tmp_path / "ours.safetensors")
     content = load_file(tmp_path / "ours.safetensors")
-    save_file({name.replace("t5_proj", called): t for name, t in content.items()}, tmp_path / "theirs.safetensors")
+    save_file({name.replace("t5_proj", projection): t for name, t in content.items()}, tmp_path / "theirs.safetensors")
     for part in PARTS:
-        back = load_visual_prompt(tiny.config, tmp_path / "theirs.safetensors", part).state_dict()
-        assert all(torch.equal(back[name], tensor) for name, tensor in states[part].items())
+        loaded = load_visual_prompt(tiny.config, tmp_path / "theirs.safetensors", part).state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in states[part].items())
 
 
 def written(tiny: Tiny, folder: Path, **text: Any) -> Path:
@@ -289,7 +290,7 @@ def written(tiny: Tiny, folder: Path, **text: Any) -> Path:
 @pytest.mark.parametrize(
     "key", ["vocab_size", "hidden_size", "num_attention_heads", "eos_token_id", "max_position_embeddings"]
 )
-def test_absurd_sizes_are_one_error_that_names_the_key(tiny: Tiny, key: str, value: Any, tmp_path: Path) -> None:
+def test_an_absurd_size_is_one_error_with_its_key(tiny: Tiny, key: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"config\.json: .*text_config\.{key}") as error:
         read_blip2_config(written(tiny, tmp_path, **{key: value}))
     assert "\n" not in str(error.value)
@@ -307,19 +308,17 @@ def test_absurd_sizes_are_one_error_that_names_the_key(tiny: Tiny, key: str, val
         ({"model_type": "bloom"}, "model_type is 'bloom', expected 'llama' or 'opt' or 't5'"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused_with_what_does_not(
-    tiny: Tiny, text: dict[str, Any], problem: str, tmp_path: Path
-) -> None:
+def test_inconsistent_sizes_are_refused(tiny: Tiny, text: dict[str, Any], problem: str, tmp_path: Path) -> None:
     of_other = {"opt": ("rope_scaling", "rope_parameters", "num_key_value_heads"), "llama": ("word_embed_proj_dim",)}
     folder = written(tiny, tmp_path, **text)
-    if any(key in of_other[tiny.config.text.model_type] for key in text):  # a key that is none of this model's
+    if any(key in of_other[tiny.config.text.model_type] for key in text):  # a key of the other model
         assert read_blip2_config(folder).text.to_dict() == tiny.config.text.to_dict()
         return
     with pytest.raises(CheckpointError, match=problem):
         read_blip2_config(folder)
 
 
-def test_keys_that_nobody_expects_in_a_foreign_config_have_no_effect(tiny: Tiny, tmp_path: Path) -> None:
+def test_unknown_keys_of_a_config_have_no_effect(tiny: Tiny, tmp_path: Path) -> None:
     hostile = {
         "attn_implementation": "kernels-community/flash-attn",
         "dtype": "float16",
@@ -331,7 +330,7 @@ def test_keys_that_nobody_expects_in_a_foreign_config_have_no_effect(tiny: Tiny,
 
 
 @pytest.mark.parametrize("word", ["yes", "C"])
-def test_a_tokenizer_that_splits_a_word_scores_are_read_from_is_refused(tiny: Tiny, word: str, tmp_path: Path) -> None:
+def test_a_tokenizer_that_splits_a_scored_word_is_refused(tiny: Tiny, word: str, tmp_path: Path) -> None:
     content = json.loads((tiny.folder / "tokenizer.json").read_text())
     model = content["model"]
     model["merges"] = [pair for pair in model["merges"] if pair[0][1:] + pair[1] != word]
@@ -340,14 +339,14 @@ def test_a_tokenizer_that_splits_a_word_scores_are_read_from_is_refused(tiny: Ti
         DecoderVerbalizer(tmp_path / "tokenizer.json", tiny.config.text)
 
 
-def test_a_tokenizer_without_the_configurations_end_token_is_refused(tiny: Tiny) -> None:
+def test_a_tokenizer_without_the_configured_end_token_is_refused(tiny: Tiny) -> None:
     config = read_blip2_config(tiny.folder).text
     config.eos_token_id = config.vocab_size - 1
     with pytest.raises(CheckpointError, match=r"it has no token \d+, which ends texts by config\.json"):
         DecoderVerbalizer(tiny.folder / "tokenizer.json", config)
 
 
-def test_sizes_of_blip2_opt_are_read_from_a_config_of_the_hub() -> None:
+def test_sizes_of_blip2_opt_are_read_from_a_hub_config() -> None:
     text = {
         "model_type": "opt",
         "hidden_size": 2560,
@@ -367,17 +366,17 @@ def test_sizes_of_blip2_opt_are_read_from_a_config_of_the_hub() -> None:
     assert round(sum(count_parameters(config)) / 1e9, 2) == 3.74  # ViT-g 0.99, OPT 2.65, Q-Former 0.11
 
 
-def test_another_package_adds_a_kind_as_printed_in_the_manual(package: Package, tmp_path: Path) -> None:
+def test_the_manual_example_adds_a_language_model(package: Package, tmp_path: Path) -> None:
     page = Path(__file__).parents[3] / "docs" / "extending" / "language-model.md"
     (code,) = re.findall("```python\n(.*?)```", page.read_text(), re.DOTALL)
     package("mistral", code, group="sevila.languages")
     write_tiny_blip2(tmp_path, seed=0, language="mistral")
-    test_localizer_says_of_frames_what_transformers_own_forward_says(Tiny(tmp_path))
+    test_localizer_scores_match_transformers(Tiny(tmp_path))
     folder = written(Tiny(tmp_path), tmp_path, sliding_window=4)
     with pytest.raises(CheckpointError, match=r"text_config\.sliding_window is 4"):
         read_blip2_config(folder)
 
 
-def test_a_frame_alone_has_the_official_prefix(tiny: Tiny) -> None:
+def test_a_single_frame_has_the_official_prefix(tiny: Tiny) -> None:
     (prefix,) = tiny.words.tokenize_prefixes(single_frame_prefixes())
     assert tiny.words.text(prefix) == "Frame:"

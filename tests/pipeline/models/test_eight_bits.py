@@ -1,4 +1,4 @@
-"""A language model with 8-bit products: which layers have them, how near they come, and where they are refused."""
+"""A language model with 8-bit products: its layers, its accuracy, and where it is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stages.all import STAGES
 from tests.tiny_blip2 import write_tiny_blip2
 
 BOTH = pytest.mark.parametrize("precision", EIGHT_BITS)
-ROUNDING = {"int8": 0.02, "fp8": 0.06}  # of random numbers, relative to the norm of all: 0.011 and 0.037
+ROUNDING = {"int8": 0.02, "fp8": 0.06}  # relative to the norm; random numbers give 0.011 and 0.037
 
 
 @pytest.fixture(scope="module", params=["t5", "opt", "llama"])
@@ -30,7 +30,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def loaded(folder: Path, precision: str) -> Language:
+def load_tiny(folder: Path, precision: str) -> Language:
     return load_language_in(precision, read_blip2_config(folder), folder, "cpu")
 
 
@@ -44,41 +44,39 @@ def logits(language: Language) -> torch.Tensor:
 
 @BOTH
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_product_is_that_of_the_layer_but_for_the_rounding_of_its_rows(precision: str, bias: bool) -> None:
+def test_a_product_equals_that_of_the_layer_up_to_rounding(precision: str, bias: bool) -> None:
     torch.manual_seed(0)
     layer, inputs = nn.Linear(64, 48, bias=bias).bfloat16(), torch.randn(5, 7, 64).bfloat16()
     language = nn.Sequential(layer)
     reduced = EightBitLinear(layer, EIGHT_BIT_DTYPES[precision])
     with torch.no_grad():
-        wanted, outputs = language(inputs), reduced(inputs)
-        assert outputs.shape == wanted.shape and outputs.dtype == torch.bfloat16
-        assert 0 < (outputs - wanted).float().norm() < ROUNDING[precision] * wanted.float().norm()
+        expected, outputs = language(inputs), reduced(inputs)
+        assert outputs.shape == expected.shape and outputs.dtype == torch.bfloat16
+        assert 0 < (outputs - expected).float().norm() < ROUNDING[precision] * expected.float().norm()
         scaled = reduced(inputs * torch.logspace(-20, 20, 7)[:, None].bfloat16())
         alone = reduced(inputs[:1, :1])
-    torch.testing.assert_close(alone, outputs[:1, :1], rtol=0, atol=0)  # a row's digits hang on no other row
+    torch.testing.assert_close(alone, outputs[:1, :1], rtol=0, atol=0)  # a row does not depend on other rows
     assert scaled.isfinite().all()
 
 
 @BOTH
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_row_that_is_not_finite_stays_so_and_the_others_are_untouched(precision: str, value: float) -> None:
+def test_a_row_that_is_not_finite_does_not_change_other_rows(precision: str, value: float) -> None:
     torch.manual_seed(0)
     layer, inputs = nn.Linear(32, 16).bfloat16(), torch.randn(4, 32).bfloat16()
     reduced = EightBitLinear(layer, EIGHT_BIT_DTYPES[precision])
     with torch.no_grad():
-        wanted = reduced(inputs)
+        expected = reduced(inputs)
         inputs[1, 5], inputs[2] = value, 0
         outputs = reduced(inputs)
     assert not outputs[1].isfinite().any()
-    torch.testing.assert_close(outputs[[0, 3]], wanted[[0, 3]], rtol=0, atol=0)
+    torch.testing.assert_close(outputs[[0, 3]], expected[[0, 3]], rtol=0, atol=0)
     torch.testing.assert_close(outputs[2], layer.bias)
 
 
 @BOTH
-def test_blocks_that_read_have_products_of_eight_bits_and_all_else_is_as_in_bfloat16(
-    folder: Path, precision: str
-) -> None:
-    language, exact = loaded(folder, precision), loaded(folder, "bfloat16")
+def test_only_reading_blocks_have_eight_bit_products(folder: Path, precision: str) -> None:
+    language, exact = load_tiny(folder, precision), load_tiny(folder, "bfloat16")
     reduced = {name for name, module in language.model.named_modules() if isinstance(module, EightBitLinear)}
     blocks = {id(module) for module in language.reading_blocks.modules()}
     kept = dict(exact.model.named_modules())
@@ -92,14 +90,14 @@ def test_blocks_that_read_have_products_of_eight_bits_and_all_else_is_as_in_bflo
 
 
 @BOTH
-def test_logits_are_near_those_of_float32_and_the_folded_decoder_gives_them(folder: Path, precision: str) -> None:
-    wanted, reduced = logits(loaded(folder, "float32")), logits(loaded(folder, precision))
-    assert reduced.dtype == torch.float32 and not torch.equal(reduced, logits(loaded(folder, "bfloat16")))
-    torch.testing.assert_close(reduced, wanted, rtol=0, atol=0.1 * wanted.abs().max().item())
+def test_logits_are_close_to_float32(folder: Path, precision: str) -> None:
+    expected, reduced = logits(load_tiny(folder, "float32")), logits(load_tiny(folder, precision))
+    assert reduced.dtype == torch.float32 and not torch.equal(reduced, logits(load_tiny(folder, "bfloat16")))
+    torch.testing.assert_close(reduced, expected, rtol=0, atol=0.1 * expected.abs().max().item())
 
 
-def test_layers_of_other_widths_than_the_kernels_take_are_refused_by_name(folder: Path) -> None:
-    language = loaded(folder, "bfloat16")
+def test_layers_of_unsupported_width_are_refused_by_name(folder: Path) -> None:
+    language = load_tiny(folder, "bfloat16")
     name, layer = next(
         (name, layer) for name, layer in language.reading_blocks.named_modules() if isinstance(layer, nn.Linear)
     )
@@ -109,20 +107,18 @@ def test_layers_of_other_widths_than_the_kernels_take_are_refused_by_name(folder
 
 
 @BOTH
-def test_a_gpu_without_such_arithmetic_is_named_with_the_precisions_that_it_has(
-    precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unsupported_gpu_is_named_with_its_precisions(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "V100")
     problem = why_not_on(precision, "cuda:1")
-    wanted = ".".join(map(str, precisions.LEAST_CAPABILITY[precision]))
-    assert f"compute capability {wanted}, and cuda:1, a V100, has 7.0; choose " in problem
+    expected = ".".join(map(str, precisions.LEAST_CAPABILITY[precision]))
+    assert f"compute capability {expected}, and cuda:1, a V100, has 7.0; choose " in problem
     assert ("int8 or bfloat16" in problem) == (precision == "fp8")
     assert why_not_on(precision, "cpu") == why_not_on("bfloat16", "cuda:1") == ""
 
 
 @BOTH
-def test_a_training_refuses_what_no_gradient_passes_and_says_what_to_do(precision: str) -> None:
+def test_training_refuses_eight_bits_with_advice(precision: str) -> None:
     trainings = [name for name, stage in STAGES.items() if "gradient_checkpointing" in stage.config.model_fields]
     assert {"refine_localizer", "finetune_answerer"} <= set(trainings)
     for name in trainings:

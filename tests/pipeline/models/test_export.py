@@ -1,4 +1,4 @@
-"""Our weights in files that others load, and back."""
+"""Weights exported for other software and loaded again."""
 
 from pathlib import Path
 
@@ -35,23 +35,21 @@ def trained(tiny: Path, seed: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_localizer_and_answerer_come_back_from_an_official_file_to_the_bit(
-    tiny: Path, tmp_path: Path, suffix: str
-) -> None:
+def test_an_official_file_keeps_localizer_and_answerer_bit_for_bit(tiny: Path, tmp_path: Path, suffix: str) -> None:
     states = {"localizer": trained(tiny, 1), "answerer": trained(tiny, 2)}
     path = tmp_path / f"ours{suffix}"
     write_official(states, path)  # type: ignore[arg-type]
     for part, state in states.items():
-        back = load_visual_prompt(read_blip2_config(tiny), path, part).state_dict()  # type: ignore[arg-type]
-        assert back.keys() == state.keys()
-        assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+        loaded = load_visual_prompt(read_blip2_config(tiny), path, part).state_dict()  # type: ignore[arg-type]
+        assert loaded.keys() == state.keys()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
 @torch.no_grad()
-def test_transformers_loads_an_exported_folder_and_says_what_we_say_token_by_token(
+def test_transformers_generates_the_same_tokens_from_an_exported_folder(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "SHARD_BYTES", 100_000)  # several files
+    monkeypatch.setattr(export, "SHARD_BYTES", 100_000)  # several shards
     state = trained(tiny, 3)
     write_blip2(tiny, state, tmp_path / "out")
     save_tensors(state, tmp_path / "own.safetensors")
@@ -59,34 +57,36 @@ def test_transformers_loads_an_exported_folder_and_says_what_we_say_token_by_tok
     prompt = load_saved_visual_prompt(config, tmp_path / "own.safetensors")
     answerer = Answerer(prompt, load_language(config, tiny, words))
     logging.disable_progress_bar()
-    theirs = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
-    image_token = theirs.config.text_config.vocab_size - 1  # one of those that the tokenizer does not have
-    theirs.config.image_token_id = image_token
-    said = set()
+    blip2 = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
+    image_token = blip2.config.text_config.vocab_size - 1  # a token that the tokenizer does not have
+    blip2.config.image_token_id = image_token
+    texts = set()
     for seed in range(4):
         pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(seed))
         visual = answerer.visual(load_vision_encoder(config, tmp_path / "out")(pixels))
         text = open_answer_prompt("What is it?", ())
         inputs = answerer.language.assemble(numbered_frame_prefixes(2), visual[None], words.tokenize([text]).token_ids)
-        ours = generate(answerer.language, inputs, 12)
+        output = generate(answerer.language, inputs, 12)
         prefixes = words.tokenize_prefixes(numbered_frame_prefixes(2))
         images = [id for ids in prefixes for id in [*ids, *[image_token] * config.num_query_tokens]]
         ids = torch.tensor([[*images, *words.tokenize([text]).token_ids[0]]])
-        generated = theirs.generate(
+        generated = blip2.generate(
             pixels, ids, max_new_tokens=12, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
-        n_tokens = generated.sequences.shape[1] - 1  # it begins with the decoder's start
-        assert ours.token_ids[0, :n_tokens].tolist() == generated.sequences[0, 1:].tolist()
-        their_logits = torch.stack(generated.logits, dim=1)[0]
-        ids_before = torch.cat([torch.tensor([[answerer.language.start_id]]), ours.token_ids[:, : n_tokens - 1]], dim=1)
-        our_logits = answerer.language.decode(answerer.language.encode(inputs), inputs.mask, ids_before)[0]
+        n_tokens = generated.sequences.shape[1] - 1  # without the decoder start token
+        assert output.token_ids[0, :n_tokens].tolist() == generated.sequences[0, 1:].tolist()
+        expected_logits = torch.stack(generated.logits, dim=1)[0]
+        ids_before = torch.cat(
+            [torch.tensor([[answerer.language.start_id]]), output.token_ids[:, : n_tokens - 1]], dim=1
+        )
+        logits = answerer.language.decode(answerer.language.encode(inputs), inputs.mask, ids_before)[0]
         # transformers' LayerNorm on the ViT's features adds 1e-6 to the variance, the official code 1e-5.
-        torch.testing.assert_close(our_logits, their_logits, rtol=0, atol=2e-4)
-        said.add(tuple(ours.token_ids[0].tolist()))
-    assert len(said) > 1  # what is said depends on what is seen
+        torch.testing.assert_close(logits, expected_logits, rtol=0, atol=2e-4)
+        texts.add(tuple(output.token_ids[0].tolist()))
+    assert len(texts) > 1  # the text depends on the frames
 
 
-def test_an_exported_folder_keeps_every_other_tensor_to_the_bit_and_is_read_as_ours(tiny: Path, tmp_path: Path) -> None:
+def test_an_exported_folder_keeps_every_other_tensor_bit_for_bit(tiny: Path, tmp_path: Path) -> None:
     state = trained(tiny, 4)
     write_blip2(tiny, state, tmp_path / "out")
     before, after = open_checkpoint(tiny), open_checkpoint(tmp_path / "out")
@@ -94,7 +94,7 @@ def test_an_exported_folder_keeps_every_other_tensor_to_the_bit_and_is_read_as_o
     parts = {part.part_a: part for part in compare_weights(open_weights(tiny), open_weights(tmp_path / "out"))}
     assert not parts["ViT"].differences and not parts["language model"].differences
     assert len(parts["Q-Former"].differences) == len(state) and 0.1 < parts["Q-Former"].max_difference < 1
-    back = load_visual_prompt(read_blip2_config(tmp_path / "out"), tmp_path / "out", "blip2").state_dict()
-    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+    loaded = load_visual_prompt(read_blip2_config(tmp_path / "out"), tmp_path / "out", "blip2").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
     with pytest.raises(CheckpointError, match="expected a new or an empty folder"):
         write_blip2(tiny, state, tmp_path / "out")

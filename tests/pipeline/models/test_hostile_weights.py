@@ -1,4 +1,4 @@
-"""Weights, configs and tokenizers with any byte changed are one clear error, and take no more memory than they justify."""
+"""Damaged weights, configs and tokenizers raise one error and need no more memory than their size justifies."""
 
 import json
 import pickle
@@ -28,11 +28,11 @@ from pipeline.models.tensors import open_checkpoint
 from pipeline.models.verbalizer import Verbalizer
 
 N_MUTATIONS = 40
-MOST_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 
 
 def load(folder: Path) -> None:
-    """Do all that the stages do with a BLIP-2."""
+    """Load a BLIP-2 like the stages do."""
     config = read_blip2_config(folder)
     verbalizer = Verbalizer(folder / "tokenizer.json")
     check_blip2(config, folder)
@@ -43,9 +43,9 @@ def load(folder: Path) -> None:
 
 
 def as_pickle(folder: Path, in_zip: bool) -> Path:
-    whole = folder / "model.safetensors"
-    torch.save(load_file(whole), folder / "pytorch_model.bin", _use_new_zipfile_serialization=in_zip)
-    whole.unlink()
+    source = folder / "model.safetensors"
+    torch.save(load_file(source), folder / "pytorch_model.bin", _use_new_zipfile_serialization=in_zip)
+    source.unlink()
     return folder / "pytorch_model.bin"
 
 
@@ -58,16 +58,16 @@ TARGETS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_any_changed_byte_is_either_other_numbers_or_one_error(kind: str, tiny: Path, tmp_path: Path) -> None:
+def test_a_changed_byte_gives_other_numbers_or_one_error(kind: str, tiny: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny, tmp_path / "tiny")
     target = TARGETS[kind](folder)
     load(folder)
-    whole, draw = target.read_bytes(), random.Random(kind)
-    ends = [min(16_000, len(whole)), len(whole)]  # half of them where sizes and names are
+    intact, draw = target.read_bytes(), random.Random(kind)
+    ends = [min(16_000, len(intact)), len(intact)]  # half of the changes where sizes and names are
     n_errors = 0
     for number in range(N_MUTATIONS):
         place = draw.randrange(ends[number % 2])
-        changed = bytearray(whole)
+        changed = bytearray(intact)
         match number % 4:
             case 0 | 1:
                 changed[place] ^= 1 << draw.randrange(8)
@@ -85,7 +85,7 @@ def test_any_changed_byte_is_either_other_numbers_or_one_error(kind: str, tiny: 
 
 
 class Calls:
-    """A pickle of it calls a function, of those that torch lets a state dict call."""
+    """Its pickle calls a function that torch allows in a state dict."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.function, self.arguments = function, arguments
@@ -95,7 +95,7 @@ class Calls:
 
 
 def huge_bytearray(path: Path) -> None:
-    in_place_of_the_pickle(path, pickle.dumps({"a": Calls(bytearray, 4 << 30)}, protocol=2))
+    replace_pickle(path, pickle.dumps({"a": Calls(bytearray, 4 << 30)}, protocol=2))
 
 
 def huge_bytearray_in_the_oldest_format(path: Path) -> None:
@@ -113,59 +113,53 @@ def one_tensor_under_many_names(path: Path) -> None:
 
 def compressed(path: Path) -> None:
     torch.save({"a": torch.zeros(1 << 24)}, path)
-    with zipfile.ZipFile(path) as whole:
-        content = {name: whole.read(name) for name in whole.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as changed:
-        for name, data in content.items():
-            changed.writestr(name, data)
+    rewrite_zip(path, zipfile.ZIP_DEFLATED, {})
 
 
-def in_place_of_the_pickle(path: Path, data: bytes) -> None:
+def replace_pickle(path: Path, data: bytes) -> None:
     torch.save({"a": torch.zeros(1)}, path)
-    with zipfile.ZipFile(path) as whole:
-        content = {name: whole.read(name) for name in whole.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as changed:
-        for name, old in content.items():
-            changed.writestr(name, data if name.endswith("data.pkl") else old)
+    rewrite_zip(path, zipfile.ZIP_STORED, {"data.pkl": data})
+
+
+def rewrite_zip(path: Path, compression: int, replaced: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path) as source:
+        content = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as target:
+        for name, data in content.items():
+            target.writestr(name, replaced.get(Path(name).name, data))
 
 
 @pytest.mark.parametrize(
     "write",
-    [
-        huge_bytearray,
-        huge_bytearray_in_the_oldest_format,
-        one_number_repeated,
-        one_tensor_under_many_names,
-        compressed,
-    ],
+    [huge_bytearray, huge_bytearray_in_the_oldest_format, one_number_repeated, one_tensor_under_many_names, compressed],
     ids=lambda write: write.__name__,
 )
-def test_a_checkpoint_takes_no_more_memory_than_it_holds(write: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_hostile_checkpoint_needs_little_memory(write: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "official.pth"
     write(path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match=r"official\.pth: "):
         open_checkpoint(path)
-    assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < MOST_BYTES
+    assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < MAX_BYTES
 
 
 @pytest.mark.parametrize("dtype", ["I32", "U8", "BOOL", "C64"])
-def test_weights_that_are_no_floating_point_numbers_are_refused(dtype: str, tiny: Path, tmp_path: Path) -> None:
+def test_weights_of_another_type_than_floating_point_are_refused(dtype: str, tiny: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny, tmp_path / "tiny")
     path = folder / "model.safetensors"
-    whole = path.read_bytes()
-    size = int.from_bytes(whole[:8], "little")
-    header = json.loads(whole[8 : 8 + size])
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
     entry = header["vision_model.embeddings.class_embedding"]
     n_bytes = {"I32": 4, "U8": 1, "BOOL": 1, "C64": 8}[dtype]
     entry["dtype"], entry["shape"] = dtype, [1, 1, 4 * entry["shape"][-1] // n_bytes]
     text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + size :])
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
     with pytest.raises(CheckpointError, match=r"class_embedding has dtype .*; expected a floating point type"):
         load(folder)
 
 
-def test_a_tensor_that_lies_in_two_shards_is_refused_because_a_change_of_their_names_would_be_unseen(
+def test_a_tensor_in_two_shards_is_refused(
     tmp_path: Path,
 ) -> None:
     save_file({"a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "one.safetensors")
@@ -177,14 +171,16 @@ def test_a_tensor_that_lies_in_two_shards_is_refused_because_a_change_of_their_n
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "", "x" * 400, "-x", "a/b"])
-def test_an_index_that_names_no_file_beside_it_is_one_error(name: str, tiny: Path, tmp_path: Path) -> None:
+def test_an_index_with_an_invalid_file_name_is_one_error(name: str, tiny: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny, tmp_path / "tiny")
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
-    found = Sources(DigestCache(tmp_path / "digests.json"), {"weights": [f"tiny-blip2={folder}"]}).weights("tiny-blip2")
-    assert "wanted one beside it; nothing of it is read" in found.problem
+    weights = Sources(DigestCache(tmp_path / "digests.json"), {"weights": [f"tiny-blip2={folder}"]}).weights(
+        "tiny-blip2"
+    )
+    assert "wanted one beside it; nothing of it is read" in weights.problem
 
 
-def test_a_name_that_no_disk_can_have_is_a_missing_source(tmp_path: Path) -> None:
+def test_an_impossible_file_name_is_a_missing_source(tmp_path: Path) -> None:
     with pytest.raises(MissingSourceError, match="cannot be read"):
         DigestCache(tmp_path / "digests.json").identify(tmp_path / "a\0b")

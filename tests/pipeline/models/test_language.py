@@ -20,8 +20,8 @@ def logits_of(language: Language, texts: list[str], visual: torch.Tensor) -> tor
     """Logits [R, 2, V] after the start token and "Option"."""
     token_ids = language.verbalizer.tokenize(texts).token_ids
     inputs = language.assemble(numbered_frame_prefixes(visual.shape[1]), visual, token_ids)
-    begun = language.decoder_ids(len(texts), language.verbalizer.option_id)
-    return language.decode(language.encode(inputs), inputs.mask, begun)
+    decoder_ids = language.decoder_ids(len(texts), language.verbalizer.option_id)
+    return language.decode(language.encode(inputs), inputs.mask, decoder_ids)
 
 
 def random_visual(language: Language, rows: int, frames: int) -> torch.Tensor:
@@ -29,7 +29,7 @@ def random_visual(language: Language, rows: int, frames: int) -> torch.Tensor:
     return torch.randn(rows, frames, 4, language.model.config.d_model, generator=generator)
 
 
-def test_row_has_the_same_logits_alone_and_beside_longer_texts(language: Language) -> None:
+def test_the_logits_of_a_row_do_not_depend_on_the_batch(language: Language) -> None:
     visual = random_visual(language, len(TEXTS), 3)
     together = logits_of(language, TEXTS, visual)
     for row, text in enumerate(TEXTS):
@@ -38,7 +38,7 @@ def test_row_has_the_same_logits_alone_and_beside_longer_texts(language: Languag
         )
 
 
-def test_pad_inside_a_short_frame_prefix_stays_in_place_and_is_masked(language: Language) -> None:
+def test_padding_inside_a_short_frame_prefix_stays_in_place_and_is_masked(language: Language) -> None:
     visual = random_visual(language, 1, 10)
     prefixes = numbered_frame_prefixes(10)
     *short, longest = [len(ids) for ids in language.verbalizer.tokenize_prefixes(prefixes)]
@@ -60,10 +60,10 @@ def test_folded_keys_and_values_give_the_logits_of_the_decoder(language: Languag
     with torch.no_grad():
         hidden = language.encode(inputs)
         folded = language.decode(hidden, inputs.mask, decoder_ids)
-    with torch.enable_grad():  # what gradients need is not folded
-        whole = language.decode(hidden, inputs.mask, decoder_ids)
-    torch.testing.assert_close(folded, whole, rtol=0, atol=5e-5)
-    assert not torch.equal(folded, whole), "nothing was folded"
+    with torch.enable_grad():  # nothing is folded while gradients are enabled
+        unfolded = language.decode(hidden, inputs.mask, decoder_ids)
+    torch.testing.assert_close(folded, unfolded, rtol=0, atol=5e-5)
+    assert not torch.equal(folded, unfolded), "nothing was folded"
 
 
 def test_lm_head_is_not_tied_to_the_embeddings(language: Language) -> None:
@@ -72,13 +72,13 @@ def test_lm_head_is_not_tied_to_the_embeddings(language: Language) -> None:
     assert language.model.decoder.embed_tokens is language.model.shared
 
 
-def test_activation_is_the_exact_gelu_not_its_tanh_approximation(language: Language) -> None:
+def test_the_activation_is_the_exact_gelu(language: Language) -> None:
     activation = language.model.encoder.block[0].layer[-1].DenseReluDense.act
     # Phi(1) = 0.8413447; the approximation gives 0.8411920
     assert activation(torch.tensor(1.0)).item() == pytest.approx(0.8413447, abs=1e-6)
 
 
-def test_language_model_is_frozen_but_lets_gradients_through_to_the_visual_tokens(language: Language) -> None:
+def test_a_frozen_language_model_passes_gradients_to_the_visual_tokens(language: Language) -> None:
     visual = random_visual(language, 2, 1).requires_grad_()
     logits_of(language, TEXTS[:2], visual).sum().backward()
     assert not any(parameter.requires_grad for parameter in language.model.parameters())
@@ -91,12 +91,12 @@ def test_bfloat16_keeps_lm_head_and_logits_in_float32(tiny: Path, language: Lang
     assert reduced.dtype == torch.bfloat16
     torch.testing.assert_close(reduced.model.lm_head.weight, language.model.lm_head.weight, rtol=0, atol=0)
     visual = random_visual(language, len(TEXTS), 2)
-    found, wanted = logits_of(reduced, TEXTS, visual), logits_of(language, TEXTS, visual)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0.05 * wanted.abs().max().item())
+    output, expected = logits_of(reduced, TEXTS, visual), logits_of(language, TEXTS, visual)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, expected, rtol=0, atol=0.05 * expected.abs().max().item())
 
 
-def test_float16_is_refused_because_flan_t5_overflows_in_it(tiny: Path, language: Language) -> None:
+def test_float16_is_refused(tiny: Path, language: Language) -> None:
     with pytest.raises(CheckpointError, match="Flan-T5 cannot run in float16; choose one of float32, bfloat16"):
         load_language(read_blip2_config(tiny), tiny, language.verbalizer, torch.float16)
 
@@ -108,7 +108,7 @@ def test_tokenizer_of_a_larger_model_is_refused(tiny: Path) -> None:
         load_language(read_blip2_config(tiny), tiny, other)
 
 
-def test_visual_tokens_of_any_float_dtype_are_read(language: Language) -> None:
+def test_visual_tokens_of_any_float_dtype_are_accepted(language: Language) -> None:
     visual = random_visual(language, 1, 1).half()
     inputs = language.assemble(single_frame_prefixes(), visual, [[language.verbalizer.end_id]])
     assert inputs.embeddings.dtype == language.dtype

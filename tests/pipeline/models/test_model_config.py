@@ -10,7 +10,7 @@ import pytest
 from cache.errors import CheckpointError
 from pipeline.models.config import read_blip2_config
 
-# The fields in which files on the hub, written by transformers 4, differ from what transformers 5 writes.
+# Fields in which files on the hub, written by transformers 4, differ from those of transformers 5.
 HUB_STYLE: dict[str, Any] = {
     "architectures": ["Blip2ForConditionalGeneration"],
     "model_type": "blip-2",
@@ -48,7 +48,7 @@ def written(folder: Path, content: Any) -> Path:
     return folder
 
 
-def test_sizes_of_the_papers_model_are_read_from_a_config_of_the_hub(tmp_path: Path) -> None:
+def test_sizes_of_the_papers_model_are_read_from_a_hub_config(tmp_path: Path) -> None:
     config = read_blip2_config(written(tmp_path, HUB_STYLE))
     assert config.image_size == 224
     assert config.feature_shape == (257, 1408)
@@ -68,16 +68,14 @@ def test_sizes_of_the_papers_model_are_read_from_a_config_of_the_hub(tmp_path: P
         ("qformer_config", "use_qformer_text_input", True),
     ],
 )
-def test_another_model_is_refused_with_what_was_found_and_wanted(
-    tmp_path: Path, section: str | None, key: str, value: Any
-) -> None:
+def test_a_config_of_another_model_is_refused(tmp_path: Path, section: str | None, key: str, value: Any) -> None:
     content = json.loads(json.dumps(HUB_STYLE))
     (content[section] if section else content)[key] = value
     with pytest.raises(CheckpointError, match=rf"{key} is {value!r}, expected .*blip2-flan-t5-xl"):
         read_blip2_config(written(tmp_path, content))
 
 
-def test_sizes_that_cannot_be_built_are_refused(tmp_path: Path) -> None:
+def test_invalid_sizes_are_refused(tmp_path: Path) -> None:
     content = json.loads(json.dumps(HUB_STYLE))
     content["vision_config"]["hidden_size"] = "wide"
     with pytest.raises(CheckpointError, match="not a valid configuration"):
@@ -85,24 +83,24 @@ def test_sizes_that_cannot_be_built_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
-def test_unreadable_config_is_refused(tmp_path: Path, content: str) -> None:
+def test_an_unreadable_config_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match="not readable as a JSON object"):
         read_blip2_config(tmp_path)
 
 
-def test_config_that_is_another_kind_of_file_is_called_that(tmp_path: Path) -> None:
+def test_a_config_of_another_file_kind_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(gzip.compress(b"{}"))
     with pytest.raises(CheckpointError, match=r"config\.json: .*: packed by gzip"):
         read_blip2_config(tmp_path)
 
 
-def test_folder_without_config_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json: not found"):
         read_blip2_config(tmp_path)
 
 
-def test_image_size_may_be_written_as_a_square_pair_but_not_as_another(tmp_path: Path) -> None:
+def test_the_image_size_can_be_a_pair_only_if_it_is_square(tmp_path: Path) -> None:
     content = json.loads(json.dumps(HUB_STYLE))
     content["vision_config"]["image_size"] = [224, 224]
     assert read_blip2_config(written(tmp_path, content)).vision.image_size == 224
@@ -111,8 +109,8 @@ def test_image_size_may_be_written_as_a_square_pair_but_not_as_another(tmp_path:
         read_blip2_config(written(tmp_path, content))
 
 
-def test_keys_that_nobody_expects_in_a_foreign_config_have_no_effect(tmp_path: Path) -> None:
-    """transformers would fetch and run a kernel from the hub, load in another dtype, or compute another attention."""
+def test_unknown_keys_of_a_config_have_no_effect(tmp_path: Path) -> None:
+    """transformers could run a kernel from the hub, load in another dtype, or compute another attention."""
     hostile = {
         "attn_implementation": "kernels-community/flash-attn",
         "_attn_implementation": "kernels-community/flash-attn",
@@ -128,7 +126,7 @@ def test_keys_that_nobody_expects_in_a_foreign_config_have_no_effect(tmp_path: P
     content = json.loads(json.dumps(HUB_STYLE)) | hostile
     for section in ("vision_config", "qformer_config", "text_config"):
         content[section] |= hostile
-    plain, config = (read_blip2_config(written(tmp_path, each)) for each in (HUB_STYLE, content))
+    plain, config = (read_blip2_config(written(tmp_path, values)) for values in (HUB_STYLE, content))
     for name in ("vision", "qformer", "text"):
         assert getattr(config, name).to_dict() == getattr(plain, name).to_dict()
         assert getattr(config, name)._attn_implementation == "sdpa"
@@ -153,7 +151,7 @@ def test_keys_that_nobody_expects_in_a_foreign_config_have_no_effect(tmp_path: P
         "num_query_tokens",
     ],
 )
-def test_absurd_values_are_one_error_that_names_the_key(key: str, value: Any, tmp_path: Path) -> None:
+def test_an_absurd_value_is_one_error_with_its_key(key: str, value: Any, tmp_path: Path) -> None:
     content = json.loads(json.dumps(HUB_STYLE))
     *section, name = key.split(".")
     (content[section[0]] if section else content)[name] = value
@@ -164,18 +162,18 @@ def test_absurd_values_are_one_error_that_names_the_key(key: str, value: Any, tm
 
 @pytest.mark.parametrize("section", ["vision_config", "qformer_config", "text_config"])
 @pytest.mark.parametrize("value", [[1], "text", 7, True])
-def test_a_section_that_is_no_object_is_refused(section: str, value: Any, tmp_path: Path) -> None:
+def test_a_section_that_is_not_an_object_is_refused(section: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"config\.json: {section} is a "):
         read_blip2_config(written(tmp_path, HUB_STYLE | {section: value}))
 
 
 @pytest.mark.parametrize("epsilon", [1e-5, 1e-6, None])
-def test_another_epsilon_of_the_vits_norms_than_the_official_codes_is_warned_of_once(
+def test_an_unofficial_epsilon_of_the_vit_norms_logs_one_warning(
     epsilon: float | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     vision = HUB_STYLE["vision_config"] | ({} if epsilon is None else {"layer_norm_eps": epsilon})
     (tmp_path / "config.json").write_text(json.dumps(HUB_STYLE | {"vision_config": vision}))
     for _ in range(2):
         read_blip2_config(tmp_path)
-    warned = [message for message in caplog.messages if "layer_norm_eps is 1e-05; released SeViLA weights" in message]
-    assert len(warned) == len(caplog.messages) == (1 if epsilon == 1e-5 else 0)
+    warnings = [message for message in caplog.messages if "layer_norm_eps is 1e-05; released SeViLA weights" in message]
+    assert len(warnings) == len(caplog.messages) == (1 if epsilon == 1e-5 else 0)

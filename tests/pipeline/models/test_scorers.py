@@ -1,4 +1,4 @@
-"""CLIP, SigLIP and image-text matching as we load and ask them, against transformers' own forward of the same files."""
+"""CLIP, SigLIP and image-text matching compared with transformers' forward of the same files."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipeline.models.matcher import describe_matcher, load_matcher, read_matcher
 from pipeline.models.vision import pixels
 from tests.tiny_scorers import IMAGE_SIZE, MAX_TOKENS, write_tiny_embedder, write_tiny_matcher
 
-TEXTS = ["what is red", "who", "where does the large green thing go then"]  # the last is longer than the model reads
+TEXTS = ["what is red", "who", "where does the large green thing go then"]  # the last is too long for the model
 
 
 def frames(n: int = 3, size: int = IMAGE_SIZE) -> torch.Tensor:
@@ -25,59 +25,59 @@ def frames(n: int = 3, size: int = IMAGE_SIZE) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 @torch.no_grad()
-def test_cosines_are_those_of_transformers_own_forward(kind: str, tmp_path: Path) -> None:
-    theirs = write_tiny_embedder(tmp_path, kind)
-    ours = load_embedder(tmp_path, torch.float32, "cpu")
-    texts, cut = ours.of_texts(TEXTS)
+def test_cosines_match_transformers(kind: str, tmp_path: Path) -> None:
+    reference = write_tiny_embedder(tmp_path, kind)
+    model = load_embedder(tmp_path, torch.float32, "cpu")
+    texts, cut = model.of_texts(TEXTS)
     assert cut == [False, False, True]
-    ids = [ours.token_ids(text)[0] for text in TEXTS]
+    ids = [model.token_ids(text)[0] for text in TEXTS]
     assert len(ids[2]) == MAX_TOKENS and ids[2][-1] == 1  # the end token
     padded = torch.tensor([[*each, *[1] * (MAX_TOKENS - len(each))] for each in ids])  # CLIP and SigLIP: the end token
-    given = {"input_ids": padded}
+    inputs = {"input_ids": padded}
     if kind == "clip":
-        given["attention_mask"] = torch.tensor([[1] * len(each) + [0] * (MAX_TOKENS - len(each)) for each in ids])
-    read = pixels(frames()) if kind == "clip" else frames().permute(0, 3, 1, 2).float() / 127.5 - 1
-    out = theirs(**given, pixel_values=read)
-    assert torch.allclose(ours.of_frames(frames()) @ texts.T, out.image_embeds @ out.text_embeds.T, atol=1e-5)
+        inputs["attention_mask"] = torch.tensor([[1] * len(each) + [0] * (MAX_TOKENS - len(each)) for each in ids])
+    pixel_values = pixels(frames()) if kind == "clip" else frames().permute(0, 3, 1, 2).float() / 127.5 - 1
+    out = reference(**inputs, pixel_values=pixel_values)
+    assert torch.allclose(model.of_frames(frames()) @ texts.T, out.image_embeds @ out.text_embeds.T, atol=1e-5)
 
 
 def test_siglip_2_pads_with_its_padding_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = write_tiny_embedder(tmp_path, "siglip")
+    reference = write_tiny_embedder(tmp_path, "siglip")
     monkeypatch.setattr(embedder, "SIGLIP_2_TOKENS", 8)  # its vocabulary is known by its size
-    ours = load_embedder(tmp_path, torch.float32, "cpu")
-    ids = ours.token_ids("who")[0]
-    out = theirs.get_text_features(torch.tensor([[*ids, *[0] * (MAX_TOKENS - len(ids))]])).pooler_output
-    assert torch.allclose(ours.of_texts(["who"])[0], torch.nn.functional.normalize(out, dim=-1), atol=1e-5)
+    model = load_embedder(tmp_path, torch.float32, "cpu")
+    ids = model.token_ids("who")[0]
+    out = reference.get_text_features(torch.tensor([[*ids, *[0] * (MAX_TOKENS - len(ids))]])).pooler_output
+    assert torch.allclose(model.of_texts(["who"])[0], torch.nn.functional.normalize(out, dim=-1), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_frames_of_another_size_are_resized_to_what_the_model_reads(kind: str, tmp_path: Path) -> None:
+def test_frames_of_another_size_are_resized(kind: str, tmp_path: Path) -> None:
     write_tiny_embedder(tmp_path, kind)
-    ours = load_embedder(tmp_path, torch.float32, "cpu")
+    model = load_embedder(tmp_path, torch.float32, "cpu")
     grey = torch.full((1, 56, 56, 3), 90, dtype=torch.uint8)
-    assert torch.allclose(ours.of_frames(grey), ours.of_frames(grey[:, :28, :28]), atol=1e-5)
-    assert torch.allclose(ours.of_frames(frames(2, 56)).norm(dim=1), torch.ones(2))
+    assert torch.allclose(model.of_frames(grey), model.of_frames(grey[:, :28, :28]), atol=1e-5)
+    assert torch.allclose(model.of_frames(frames(2, 56)).norm(dim=1), torch.ones(2))
 
 
 @torch.no_grad()
-def test_matching_logits_are_those_of_transformers_own_forward(tmp_path: Path) -> None:
-    theirs = write_tiny_matcher(tmp_path)
-    ours = load_matcher(tmp_path, "cpu")
+def test_matching_logits_match_transformers(tmp_path: Path) -> None:
+    reference = write_tiny_matcher(tmp_path)
+    model = load_matcher(tmp_path, "cpu")
     vision = load_vision_encoder(read_matcher_config(tmp_path), tmp_path)
-    visual = ours.visual(vision(pixels(frames())))
-    ids, cut = ours.tokenize(TEXTS)
+    visual = model.visual(vision(pixels(frames())))
+    ids, cut = model.tokenize(TEXTS)
     assert cut == [False, False, True] and len(ids[2]) == MAX_TOKENS
     for text in range(3):
-        given = {
+        inputs = {
             "input_ids": torch.tensor([ids[text]] * 3),
             "attention_mask": torch.ones(3, len(ids[text]), dtype=torch.int64),
         }
-        out = theirs(pixel_values=pixels(frames()), **given, use_image_text_matching_head=True).logits_per_image
-        assert torch.allclose(ours.score(visual, [ids[text]] * 3), out, atol=1e-4)
-        assert torch.allclose(ours.score(visual, ids)[text], out[text], atol=1e-4)  # beside longer and shorter ones
+        out = reference(pixel_values=pixels(frames()), **inputs, use_image_text_matching_head=True).logits_per_image
+        assert torch.allclose(model.score(visual, [ids[text]] * 3), out, atol=1e-4)
+        assert torch.allclose(model.score(visual, ids)[text], out[text], atol=1e-4)  # in a batch of different lengths
 
 
-def test_a_folder_of_another_model_or_without_some_tensors_is_one_error(tmp_path: Path) -> None:
+def test_a_folder_of_another_model_or_with_missing_tensors_is_one_error(tmp_path: Path) -> None:
     clip, matcher = tmp_path / "clip", tmp_path / "matcher"
     write_tiny_embedder(clip, "clip")
     write_tiny_matcher(matcher)
@@ -91,7 +91,7 @@ def test_a_folder_of_another_model_or_without_some_tensors_is_one_error(tmp_path
         describe_matcher(clip)
     content = json.loads((clip / "config.json").read_text())
     without = {**content, "vision_config": {**content["vision_config"]}}
-    del without["vision_config"]["num_attention_heads"]  # transformers takes 12 then
+    del without["vision_config"]["num_attention_heads"]  # transformers defaults to 12
     (clip / "config.json").write_text(json.dumps(without))
     with pytest.raises(CheckpointError, match=r"not a valid configuration: .*\(12\)"):
         describe_embedder(clip)

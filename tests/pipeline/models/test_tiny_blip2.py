@@ -23,8 +23,8 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 @pytest.fixture(scope="module")
-def theirs(tiny: Path) -> Blip2ForConditionalGeneration:
-    """The same directory, read by transformers; with the exact gelu, which it does not read from the file."""
+def blip2(tiny: Path) -> Blip2ForConditionalGeneration:
+    """The same directory loaded by transformers, with the exact gelu, which it does not read from the file."""
     logging.disable_progress_bar()
     model = Blip2ForConditionalGeneration.from_pretrained(tiny).eval()
     for module in model.language_model.modules():
@@ -34,33 +34,33 @@ def theirs(tiny: Path) -> Blip2ForConditionalGeneration:
 
 
 @torch.no_grad()
-def test_our_models_compute_what_transformers_own_blip2_computes(
-    tiny: Path, theirs: Blip2ForConditionalGeneration, localizer: Localizer
+def test_localizer_computations_match_transformers(
+    tiny: Path, blip2: Blip2ForConditionalGeneration, localizer: Localizer
 ) -> None:
     pixels = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     features = load_vision_encoder(read_blip2_config(tiny), tiny)(pixels)
-    their_norm = theirs.vision_model.post_layernorm
-    torch.testing.assert_close(their_norm(features), theirs.vision_model(pixels).last_hidden_state, rtol=0, atol=1e-5)
-    their_norm.eps = 1e-5  # the official one
-    queries = theirs.query_tokens.expand(3, -1, -1)
-    queried = theirs.qformer(query_embeds=queries, encoder_hidden_states=their_norm(features)).last_hidden_state
+    norm = blip2.vision_model.post_layernorm
+    torch.testing.assert_close(norm(features), blip2.vision_model(pixels).last_hidden_state, rtol=0, atol=1e-5)
+    norm.eps = 1e-5  # as in the official code
+    queries = blip2.query_tokens.expand(3, -1, -1)
+    queried = blip2.qformer(query_embeds=queries, encoder_hidden_states=norm(features)).last_hidden_state
     torch.testing.assert_close(localizer.prompt.query(features), queried, rtol=0, atol=1e-5)
-    visual = theirs.language_projection(queried)
+    visual = blip2.language_projection(queried)
     torch.testing.assert_close(localizer.visual(features), visual, rtol=0, atol=1e-5)
     language = localizer.language
     token_ids = language.verbalizer.tokenize(["Question: yes", "no", "Option A B"]).token_ids
     inputs = language.assemble(single_frame_prefixes(), visual.unsqueeze(1), token_ids)
-    logits = theirs.language_model(
+    logits = blip2.language_model(
         inputs_embeds=inputs.embeddings, attention_mask=inputs.mask, decoder_input_ids=language.decoder_ids(3)
     ).logits[:, 0]
-    if theirs.config.text_config.scale_decoder_outputs:  # lost in saving: Flan-T5 wants no scaling, whatever was read
-        logits = logits * theirs.config.text_config.d_model**0.5
+    if blip2.config.text_config.scale_decoder_outputs:  # not saved: Flan-T5 never scales them
+        logits = logits * blip2.config.text_config.d_model**0.5
     scores = localizer.score(visual, token_ids)
     torch.testing.assert_close(scores.logit_yes, logits[:, language.verbalizer.yes_id], rtol=0, atol=1e-5)
     torch.testing.assert_close(scores.logit_no, logits[:, language.verbalizer.no_id], rtol=0, atol=1e-5)
 
 
-def test_equal_seeds_give_equal_bytes_and_others_do_not(tiny: Path, tmp_path: Path) -> None:
+def test_the_seed_determines_every_byte_of_the_model(tiny: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         write_tiny_blip2(tmp_path / str(seed), seed)
     for name in FILES:
@@ -69,13 +69,13 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(tiny: Path, tmp_path: Pa
     assert (tmp_path / "1" / weights).read_bytes() != (tiny / weights).read_bytes()
 
 
-def test_lm_head_is_stored_apart_from_the_embeddings(theirs: Blip2ForConditionalGeneration) -> None:
-    text = theirs.language_model
+def test_lm_head_is_stored_separately_from_the_embeddings(blip2: Blip2ForConditionalGeneration) -> None:
+    text = blip2.language_model
     assert not torch.equal(text.lm_head.weight, text.shared.weight)
 
 
-def test_query_tokens_differ_from_each_other(theirs: Blip2ForConditionalGeneration) -> None:
-    assert len(theirs.query_tokens[0].unique(dim=0)) == theirs.config.num_query_tokens
+def test_query_tokens_differ_from_each_other(blip2: Blip2ForConditionalGeneration) -> None:
+    assert len(blip2.query_tokens[0].unique(dim=0)) == blip2.config.num_query_tokens
 
 
 def test_image_size_decides_the_size_of_the_features(tmp_path: Path) -> None:
@@ -86,15 +86,15 @@ def test_image_size_decides_the_size_of_the_features(tmp_path: Path) -> None:
     assert vision(torch.zeros(1, 3, 56, 56)).shape == (1, 17, 32)
 
 
-def test_given_words_get_tokens_of_their_own(tmp_path: Path, tiny: Path) -> None:
+def test_given_words_become_single_tokens(tmp_path: Path, tiny: Path) -> None:
     write_tiny_blip2(tmp_path, seed=0, words=["aardvark"])
-    spelled, whole = (Verbalizer(folder / "tokenizer.json").tokenize(["aardvark"]) for folder in (tiny, tmp_path))
-    assert len(whole.token_ids[0]) == 2  # and </s>
+    spelled, single = (Verbalizer(folder / "tokenizer.json").tokenize(["aardvark"]) for folder in (tiny, tmp_path))
+    assert len(single.token_ids[0]) == 2  # and </s>
     assert len(spelled.token_ids[0]) > 2
 
 
 @given(text=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60))
-def test_any_english_text_has_tokens_for_all_its_letters(tokenizer_file: Path, text: str) -> None:
+def test_english_text_has_no_unknown_tokens(tokenizer_file: Path, text: str) -> None:
     assert "<unk>" not in Tokenizer.from_file(str(tokenizer_file)).encode(text).tokens
 
 
@@ -104,7 +104,7 @@ def tokenizer_file(tiny: Path) -> Path:
 
 
 @torch.no_grad()
-def test_scores_and_answers_differ_from_frame_to_frame_and_question_to_question(
+def test_scores_and_answers_differ_between_frames_and_questions(
     tiny: Path, localizer: Localizer, answerer: Answerer
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -117,5 +117,5 @@ def test_scores_and_answers_differ_from_frame_to_frame_and_question_to_question(
     assert all(scores.std() > 0.01 for scores in by_question)
     assert (by_question[0] - by_question[1]).abs().max() > 0.01
     questions = words.tokenize([answer_prompt(f"option {letter}?", options) for letter in "ABCD"]).token_ids
-    found = answerer.answer(visual.view(4, 2, 4, 32), questions, [3] * 4, numbered_frame_prefixes(2))
-    assert found.option_logits.std() > 0.01
+    output = answerer.answer(visual.view(4, 2, 4, 32), questions, [3] * 4, numbered_frame_prefixes(2))
+    assert output.option_logits.std() > 0.01

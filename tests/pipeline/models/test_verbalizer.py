@@ -29,35 +29,35 @@ def edited(source: Path, folder: Path, edit: Callable[[dict[str, Any]], None]) -
 
 
 def without(*tokens: str) -> Callable[[dict[str, Any]], None]:
-    """Rename tokens so that the words have to be put together from pieces."""
+    """Return an edit that renames tokens, so that their words are split into several tokens."""
 
     def edit(content: dict[str, Any]) -> None:
         for entry in content["model"]["vocab"]:
             if entry[0] in tokens:
-                entry[0] = f"gone{entry[0]}"
+                entry[0] = f"renamed{entry[0]}"
 
     return edit
 
 
-def test_long_text_is_cut_from_the_right_and_keeps_its_end_token() -> None:
-    whole, short = "Question: " + "the " * 100, "Question: the"
-    found = REFERENCE.tokenize([whole, short], max_tokens=10)
-    assert found.truncated == [True, False]
-    assert len(found.token_ids[0]) == 10
-    assert all(ids[-1] == REFERENCE.end_id for ids in found.token_ids)
-    assert found.token_ids[0][:9] == REFERENCE.tokenize([whole], max_tokens=1000).token_ids[0][:9]
+def test_a_long_text_is_cut_from_the_right_and_keeps_its_end_token() -> None:
+    long, short = "Question: " + "the " * 100, "Question: the"
+    batch = REFERENCE.tokenize([long, short], max_tokens=10)
+    assert batch.truncated == [True, False]
+    assert len(batch.token_ids[0]) == 10
+    assert all(ids[-1] == REFERENCE.end_id for ids in batch.token_ids)
+    assert batch.token_ids[0][:9] == REFERENCE.tokenize([long], max_tokens=1000).token_ids[0][:9]
 
 
 @given(text=st.text(max_size=60), max_tokens=st.integers(min_value=2, max_value=30))
-def test_any_text_ends_once_in_the_end_token_within_the_limit(text: str, max_tokens: int) -> None:
+def test_any_text_ends_with_the_end_token_within_the_limit(text: str, max_tokens: int) -> None:
     (ids,), (truncated,) = REFERENCE.tokenize([text], max_tokens)
-    whole = REFERENCE.tokenize([text], 10_000).token_ids[0]
+    full_ids = REFERENCE.tokenize([text], 10_000).token_ids[0]
     assert ids[-1] == REFERENCE.end_id
-    assert len(ids) == min(len(whole), max_tokens)
-    assert truncated == (len(whole) > max_tokens)
+    assert len(ids) == min(len(full_ids), max_tokens)
+    assert truncated == (len(full_ids) > max_tokens)
 
 
-def test_frame_prefix_keeps_the_token_of_its_trailing_space() -> None:
+def test_a_frame_prefix_keeps_the_token_of_its_trailing_space() -> None:
     (ids,) = REFERENCE.tokenize_prefixes(["Frame: "])
     assert ids == [35, 4, 9]  # golden A_tokenizer_calls
 
@@ -80,7 +80,7 @@ def test_padding_and_truncation_saved_in_the_file_are_not_applied(tmp_path: Path
 
 
 @pytest.mark.parametrize("token", ["▁yes", "▁no", "▁Option", "▁C", "▁E"])
-def test_word_that_is_not_one_token_is_refused_with_what_was_found(tmp_path: Path, tiny: Path, token: str) -> None:
+def test_a_word_of_several_tokens_is_refused(tmp_path: Path, tiny: Path, token: str) -> None:
     path = edited(tiny / "tokenizer.json", tmp_path, without(token))
     with pytest.raises(CheckpointError, match=f"is tokenised as .*expected .*{token}"):
         Verbalizer(path)
@@ -91,26 +91,26 @@ def test_only_the_required_letters_must_be_single_tokens(tmp_path: Path, tiny: P
     assert len(Verbalizer(path, required_letters=4).letter_ids) == 4
 
 
-def test_tokenizer_that_drops_the_trailing_space_is_refused(tmp_path: Path, tiny: Path) -> None:
+def test_a_tokenizer_that_drops_the_trailing_space_is_refused(tmp_path: Path, tiny: Path) -> None:
     strip = {"type": "Strip", "strip_left": False, "strip_right": True}
     path = edited(tiny / "tokenizer.json", tmp_path, lambda content: content["normalizer"]["normalizers"].append(strip))
     with pytest.raises(CheckpointError, match='the last token of "Frame: " is'):
         Verbalizer(path)
 
 
-def test_tokenizer_that_does_not_end_texts_is_refused(tmp_path: Path, tiny: Path) -> None:
+def test_a_tokenizer_that_does_not_end_texts_is_refused(tmp_path: Path, tiny: Path) -> None:
     path = edited(tiny / "tokenizer.json", tmp_path, lambda content: content.update(post_processor=None))
     with pytest.raises(CheckpointError, match="does not end texts with </s>"):
         Verbalizer(path)
 
 
-def test_missing_tokenizer_file_is_refused_with_where_to_get_it(tmp_path: Path) -> None:
+def test_a_missing_tokenizer_file_is_refused_with_its_source(tmp_path: Path) -> None:
     (tmp_path / "spiece.model").touch()
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: not found.*flan-t5"):
         Verbalizer(tmp_path / "tokenizer.json")
 
 
-def test_file_that_is_no_tokenizer_is_refused(tmp_path: Path, tiny: Path) -> None:
+def test_a_file_that_is_not_a_tokenizer_is_refused(tmp_path: Path, tiny: Path) -> None:
     shutil.copy(tiny / "config.json", tmp_path / "tokenizer.json")
     with pytest.raises(CheckpointError, match="not a tokenizer file"):
         Verbalizer(tmp_path / "tokenizer.json")
@@ -157,15 +157,15 @@ ENDING = {
         {"post_processor": {"type": "Sequence", "processors": []}},
     ],
 )
-def test_a_tokenizer_that_may_make_a_short_text_any_length_is_refused_unread(
+def test_a_tokenizer_that_can_expand_short_texts_is_refused(
     content: dict[str, Any], tmp_path: Path, tiny: Path
 ) -> None:
-    path = edited(tiny / "tokenizer.json", tmp_path, lambda whole: whole.update(content))
+    path = edited(tiny / "tokenizer.json", tmp_path, lambda file: file.update(content))
     with pytest.raises(CheckpointError, match=r"use the tokenizer\.json of a Flan-T5 as downloaded"):
         Verbalizer(path)
 
 
-def test_the_steps_of_flan_t5s_own_files_are_none_of_those() -> None:
+def test_the_steps_of_flan_t5_files_are_accepted() -> None:
     strip = {"type": "Strip", "strip_left": False, "strip_right": True}
     steps = [as_sentencepiece(33), strip, replace({"Regex": " {2,}"}, SPACE)]
     splits = [{"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": SPACE, "add_prefix_space": True}]

@@ -1,4 +1,4 @@
-"""What holds of every selector, on any scores and vectors."""
+"""Properties of every selector for any scores and vectors."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from pipeline.selection.selector import Candidates, Options
 NAMES = ["aks", "bolt", "dpp", "mdp3", "mmr", "oracle", "peaks", "q_frame", "random", "spans", "top_k", "uniform"]
 SELECTORS = {name: selector_named(name) for name in NAMES}
 RANKING = ["aks", "bolt", "dpp", "mdp3", "mmr", "peaks", "q_frame", "spans", "top_k"]  # those that look at scores
-# All but the oracle, and AKS and BOLT, whose rules may give fewer frames, or a frame twice.
+# All but the oracle, AKS and BOLT, which may return fewer frames or repeat one.
 FILLING = ["dpp", "mdp3", "mmr", "peaks", "q_frame", "random", "spans", "top_k", "uniform"]
 
 some_examples = settings(max_examples=50)
@@ -21,9 +21,9 @@ every_selector = pytest.mark.parametrize("name", NAMES)
 
 
 @st.composite
-def candidates(draw: st.DrawFn, most: int = 45) -> Candidates:
-    """Frames of which many are equal, or whose scores and vectors are extreme, as those of real scorers never are."""
-    n = draw(st.integers(0, most))
+def candidates(draw: st.DrawFn, max_frames: int = 45) -> Candidates:
+    """Frames with many equal or with extreme scores and vectors."""
+    n = draw(st.integers(0, max_frames))
     elements = draw(
         st.sampled_from([st.integers(-2, 2).map(float), st.floats(-1e308, 1e308), st.just(0.25), st.floats(0, 1)])
     )
@@ -43,7 +43,7 @@ def test_the_selectors_are_those_in_the_folder() -> None:
 
 @some_examples
 @given(candidates(), st.integers(1, 50))
-def test_positions_ascend_inside_the_video_and_are_at_most_k(frames: Candidates, k: int) -> None:
+def test_selectors_return_at_most_k_ascending_positions(frames: Candidates, k: int) -> None:
     for name in NAMES:
         selector = SELECTORS[name]
         positions = selector(frames, k)
@@ -56,25 +56,25 @@ def test_positions_ascend_inside_the_video_and_are_at_most_k(frames: Candidates,
 
 
 @some_examples
-@given(candidates(most=20), st.integers(21, 40))
-def test_of_fewer_frames_than_k_all_are_chosen(frames: Candidates, k: int) -> None:
+@given(candidates(max_frames=20), st.integers(21, 40))
+def test_all_frames_are_chosen_when_there_are_fewer_than_k(frames: Candidates, k: int) -> None:
     for name in [*RANKING, "random", "uniform"]:
         assert SELECTORS[name](frames, k).tolist() == list(range(frames.n_frames)), name
 
 
-def test_only_bolt_says_that_it_may_repeat_a_frame() -> None:
+def test_only_bolt_may_repeat_a_frame() -> None:
     assert [name for name in NAMES if SELECTORS[name].repeats] == ["bolt"]
     assert SELECTORS["bolt"](Candidates.of(scores=[0.0, 9.0, 0.0, 0.0]), 3).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("name", RANKING)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_score_that_is_not_finite_is_refused_with_its_place(name: str, value: float) -> None:
+def test_a_score_that_is_not_finite_is_refused_with_its_position(name: str, value: float) -> None:
     with pytest.raises(SevilaError, match=f"scores: {value} at 1; expected finite"):
         SELECTORS[name](Candidates.of(scores=[0.0, value, 1.0], vectors=np.eye(3)), 2)
 
 
-def test_a_vector_that_is_not_finite_is_refused_with_its_place() -> None:
+def test_a_vector_that_is_not_finite_is_refused_with_its_position() -> None:
     with pytest.raises(SevilaError, match="vectors: nan at 1; expected finite"):
         Candidates.of(scores=[0.0, 1.0], vectors=[[1.0, 0.0], [0.0, float("nan")]])
 
@@ -95,13 +95,13 @@ def test_less_than_one_frame_is_refused(name: str, k: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["dpp", "mdp3", "mmr"])
-def test_a_list_wise_selector_says_that_it_needs_vectors(name: str) -> None:
+def test_a_list_wise_selector_requires_vectors(name: str) -> None:
     with pytest.raises(SevilaError, match=f"{name}: needs a vector of each frame"):
         SELECTORS[name](Candidates.of(scores=[1.0, 2.0]), 1)
 
 
 @pytest.mark.parametrize("name", ["random", "q_frame"])
-def test_a_draw_follows_from_its_seed_and_question(name: str) -> None:
+def test_random_selections_depend_on_seed_and_question(name: str) -> None:
     selector, scores = SELECTORS[name], np.zeros(1000)
 
     def chosen(seed: int, question_id: str) -> list[int]:
@@ -112,14 +112,14 @@ def test_a_draw_follows_from_its_seed_and_question(name: str) -> None:
     assert len({tuple(chosen(*each)) for each in [(0, "a"), (1, "a"), (0, "b")]}) == 3
 
 
-def test_the_random_selector_draws_as_it_always_did() -> None:
+def test_the_random_selector_keeps_its_draws() -> None:
     drawn = np.sort(np.random.default_rng([7, *b"CW_1_2"]).permutation(50)[:5])
     random = SELECTORS["random"]
     assert random(Candidates.of(50, "CW_1_2"), 5, random.options_from({"seed": 7})).tolist() == drawn.tolist()
 
 
 @every_selector
-def test_an_unknown_option_is_refused_with_the_options_there_are(name: str) -> None:
+def test_an_unknown_option_is_refused_with_the_known_options(name: str) -> None:
     with pytest.raises(RecipeError, match=rf"{name} has no option 't9'.*options of {name}: "):
         SELECTORS[name].options_from({"t9": 1})
 
@@ -141,7 +141,7 @@ def test_an_unknown_option_is_refused_with_the_options_there_are(name: str) -> N
         ("random", {"seed": -1}),
     ],
 )
-def test_an_option_of_a_wrong_value_is_refused_by_name(name: str, values: dict[str, object]) -> None:
+def test_an_option_with_an_invalid_value_is_refused_by_name(name: str, values: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match=rf"{name}\.{next(iter(values))} is "):
         SELECTORS[name].options_from(values)
 

@@ -1,4 +1,4 @@
-"""The frames that published code chose, to the index."""
+"""Selections equal those of the published code, index by index."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,8 @@ from pipeline.selection.registry import selector_named
 from pipeline.selection.selector import Candidates
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "selection"
-WHOLE = next((each for up in GOLDEN.parents if (each := up / "shared" / "data" / "selection").is_dir()), None)
-needs_whole = pytest.mark.skipif(WHOLE is None, reason="the 24 lists are not beside this repository")
+ALL_LISTS = next((each for up in GOLDEN.parents if (each := up / "shared" / "data" / "selection").is_dir()), None)
+needs_all_lists = pytest.mark.skipif(ALL_LISTS is None, reason="the 24 lists are not beside this repository")
 
 
 def aks_frames(published: dict[str, Any], k: int, official: bool) -> list[list[int]]:
@@ -23,12 +23,12 @@ def aks_frames(published: dict[str, Any], k: int, official: bool) -> list[list[i
     ]
 
 
-def assert_is_aks(published: dict[str, Any]) -> None:
+def assert_matches_aks(published: dict[str, Any]) -> None:
     for k, selected in published["selected"].items():
         assert aks_frames(published, int(k), official=True) == selected, k
 
 
-def assert_is_bolt(scores: list[list[float]], published: dict[str, Any]) -> None:
+def assert_matches_bolt(scores: list[list[float]], published: dict[str, Any]) -> None:
     bolt = selector_named("bolt")
     for power, by_k in published.items():
         options = bolt.options_from({"power": 1.0 if power == "-1" else float(power)})
@@ -42,24 +42,24 @@ def read(path: Path) -> Any:
 
 
 def test_aks_chooses_the_frames_of_its_official_code() -> None:
-    assert_is_aks(read(GOLDEN / "aks.json"))
+    assert_matches_aks(read(GOLDEN / "aks.json"))
 
 
 def test_bolt_chooses_the_positions_of_its_official_code() -> None:
-    assert_is_bolt(read(GOLDEN / "aks.json")["scores"], read(GOLDEN / "bolt.json"))
+    assert_matches_bolt(read(GOLDEN / "aks.json")["scores"], read(GOLDEN / "bolt.json"))
 
 
-@needs_whole
+@needs_all_lists
 def test_aks_chooses_the_frames_of_its_official_code_on_all_24_lists() -> None:
-    assert WHOLE is not None
-    assert_is_aks(read(WHOLE / "aks_selection.json"))
+    assert ALL_LISTS is not None
+    assert_matches_aks(read(ALL_LISTS / "aks_selection.json"))
 
 
-@needs_whole
+@needs_all_lists
 def test_bolt_chooses_the_positions_of_its_official_code_on_all_24_lists() -> None:
-    assert WHOLE is not None
-    scores = read(WHOLE / "aks_selection.json")["scores"]
-    assert_is_bolt(scores, read(WHOLE / "bolt_selection.json")["selected_positions_by_power_and_k"])
+    assert ALL_LISTS is not None
+    scores = read(ALL_LISTS / "aks_selection.json")["scores"]
+    assert_matches_bolt(scores, read(ALL_LISTS / "bolt_selection.json")["selected_positions_by_power_and_k"])
 
 
 def test_aks_chooses_16_frames_by_default_where_its_official_code_chooses_none() -> None:
@@ -70,6 +70,6 @@ def test_aks_chooses_16_frames_by_default_where_its_official_code_chooses_none()
 
 
 @pytest.mark.parametrize("k", [32, 64])
-def test_aks_is_the_official_code_by_default_where_that_is_not_too_deep(k: int) -> None:
+def test_default_aks_matches_its_official_code_for_large_k(k: int) -> None:
     published = read(GOLDEN / "aks.json")
     assert aks_frames(published, k, official=False) == published["selected"][str(k)]

@@ -1,4 +1,4 @@
-"""What each selector chooses, on lists short enough to see it."""
+"""The frames that each selector chooses from short lists."""
 
 import itertools
 
@@ -17,13 +17,13 @@ def chosen(name: str, scores: ArrayLike, k: int, vectors: ArrayLike | None = Non
     return selector(Candidates.of(scores=scores, vectors=vectors), k, selector.options_from(options)).tolist()
 
 
-def test_aks_takes_one_frame_a_part_where_nothing_stands_out() -> None:
+def test_aks_takes_one_frame_per_part_of_even_scores() -> None:
     # Parts 0-1, 2-3, 4-5, 6-7.
     assert chosen("aks", [1, 2, 4, 3, 5, 6, 8, 7], 4) == [1, 2, 5, 6]
 
 
-def test_aks_keeps_a_part_whole_whose_best_frames_stand_out() -> None:
-    # The best 2 of all average 1, all 0.05: more than 0.8 above.
+def test_aks_does_not_split_a_part_with_outstanding_frames() -> None:
+    # The best 2 average 1, all frames 0.05: a difference above 0.8.
     scores = np.zeros(40)
     scores[[7, 8]] = 1
     assert chosen("aks", scores, 2) == [7, 8]
@@ -35,7 +35,7 @@ def test_aks_takes_the_first_frames_of_each_part_of_constant_scores() -> None:
     assert chosen("aks", np.full(16, 3.5), 4) == [0, 4, 8, 12]
 
 
-def test_aks_gives_a_share_of_each_part_rounded_down_where_k_is_no_power_of_two() -> None:
+def test_aks_rounds_the_share_of_each_part_down() -> None:
     assert len(chosen("aks", np.arange(64), 24)) == 16  # 24 // 16 of each of 16 parts
     assert len(chosen("aks", np.arange(64), 24, depth=3)) == 24
 
@@ -55,7 +55,7 @@ def test_bolt_takes_the_middle_of_the_distribution_for_one_frame() -> None:
     assert chosen("bolt", [0, 0, 1, 5, 1, 0], 1) == [3]
 
 
-def test_peaks_bring_their_neighbours_highest_first() -> None:
+def test_peaks_are_taken_with_their_neighbours_highest_first() -> None:
     scores = [0, 1, 5, 1, 0, 0, 2, 9, 3, 0]
     assert chosen("peaks", scores, 3) == [6, 7, 8]
     assert chosen("peaks", scores, 5) == [1, 2, 6, 7, 8]  # of two neighbours the earlier
@@ -63,12 +63,12 @@ def test_peaks_bring_their_neighbours_highest_first() -> None:
     assert chosen("peaks", scores, 4, neighbours=0) == [2, 6, 7, 8]  # two peaks, then the highest of the rest
 
 
-def test_a_plateau_is_one_peak_and_its_middle_stands_for_it() -> None:
+def test_a_plateau_is_one_peak_at_its_middle() -> None:
     assert chosen("peaks", [0, 4, 4, 4, 0, 3, 0, 1], 2, neighbours=0) == [2, 5]
-    assert chosen("peaks", [1, 2, 2, 3, 0, 0], 1, neighbours=0) == [3]  # a step on the way up is none
+    assert chosen("peaks", [1, 2, 2, 3, 0, 0], 1, neighbours=0) == [3]  # a step on a slope is not a peak
 
 
-def test_q_frame_follows_the_scores_the_closer_the_lower_its_temperature() -> None:
+def test_q_frame_follows_the_scores_more_closely_at_low_temperature() -> None:
     scores = np.random.default_rng(0).permutation(100).astype(float)
     best = set(chosen("top_k", scores, 10))
     shared = [len(best & set(chosen("q_frame", scores, 10, temperature=t))) for t in (1e-6, 10.0, 1e6)]
@@ -84,18 +84,13 @@ def test_q_frame_draws_in_proportion_to_the_softmax_of_the_scores() -> None:
 
 
 @pytest.mark.parametrize("name", ["dpp", "mdp3", "mmr"])
-def test_of_copies_of_a_frame_a_list_wise_selector_takes_one(name: str) -> None:
+def test_a_list_wise_selector_takes_one_of_equal_frames(name: str) -> None:
     vectors = np.eye(4)[[0, 0, 0, 1, 2, 3]]
-    assert chosen(
-        name, [0.9, 1.0, 0.9, 0.5, 0.4, 0.0], 3, vectors, **({"trade_off": 5.0} if name == "mdp3" else {})
-    ) == [
-        1,
-        3,
-        4,
-    ]
+    options = {"trade_off": 5.0} if name == "mdp3" else {}
+    assert chosen(name, [0.9, 1.0, 0.9, 0.5, 0.4, 0.0], 3, vectors, **options) == [1, 3, 4]
 
 
-def test_mmr_is_top_k_where_relevance_alone_counts() -> None:
+def test_mmr_with_full_relevance_is_top_k() -> None:
     rng = np.random.default_rng(0)
     scores, vectors = rng.random(30), rng.normal(size=(30, 4))
     assert chosen("mmr", scores, 6, vectors, relevance=1.0) == chosen("top_k", scores, 6)
@@ -112,10 +107,12 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
 
 def greedy(n: int, k: int, value) -> list[int]:  # type: ignore[no-untyped-def]
     """Frames in the order in which they raise `value(frames)` most."""
-    picked: list[int] = []
+    chosen_frames: list[int] = []
     for _ in range(min(k, n)):
-        picked.append(max((i for i in range(n) if i not in picked), key=lambda i: value([*picked, i])))
-    return picked
+        chosen_frames.append(
+            max((i for i in range(n) if i not in chosen_frames), key=lambda i: value([*chosen_frames, i]))
+        )
+    return chosen_frames
 
 
 seeds = st.integers(0, 2**32)
@@ -124,16 +121,16 @@ some_examples = settings(max_examples=30)
 
 @some_examples
 @given(seeds, st.integers(2, 25), st.integers(1, 6), st.sampled_from([0.0, 0.3, 0.9]))
-def test_dpp_raises_its_objective_greedily(seed: int, n: int, k: int, relevance: float) -> None:
+def test_dpp_maximises_its_objective_greedily(seed: int, n: int, k: int, relevance: float) -> None:
     rng = np.random.default_rng(seed)
     scores, vectors = rng.normal(size=n), rng.normal(size=(n, 8))
     likeness, values = cosines(vectors), scaled(scores)
 
-    def objective(picked: list[int]) -> float:
-        log_det = np.linalg.slogdet(likeness[np.ix_(picked, picked)])[1]
-        return relevance * values[picked].sum() + (1 - relevance) * log_det
+    def objective(chosen_frames: list[int]) -> float:
+        log_det = np.linalg.slogdet(likeness[np.ix_(chosen_frames, chosen_frames)])[1]
+        return relevance * values[chosen_frames].sum() + (1 - relevance) * log_det
 
-    if relevance:  # else the first frame is any
+    if relevance:  # otherwise any frame can be first
         assert chosen("dpp", scores, k, vectors, relevance=relevance) == sorted(greedy(n, k, objective))
     else:
         assert objective(chosen("dpp", scores, k, vectors, relevance=0.0)) <= 1e-9
@@ -141,13 +138,13 @@ def test_dpp_raises_its_objective_greedily(seed: int, n: int, k: int, relevance:
 
 @some_examples
 @given(seeds, st.integers(2, 25), st.integers(1, 6))
-def test_mmr_takes_what_is_most_relevant_and_least_like_the_rest(seed: int, n: int, k: int) -> None:
+def test_mmr_maximises_relevance_minus_similarity_greedily(seed: int, n: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     scores, vectors = rng.normal(size=n), rng.normal(size=(n, 8))
     likeness, values = cosines(vectors), scaled(scores)
 
-    def marginal(picked: list[int]) -> float:
-        *before, now = picked
+    def marginal(chosen_frames: list[int]) -> float:
+        *before, now = chosen_frames
         return 0.7 * values[now] - 0.3 * max((likeness[now, i] for i in before), default=0.0)
 
     assert chosen("mmr", scores, k, vectors, relevance=0.7) == sorted(greedy(n, k, marginal))
@@ -158,7 +155,7 @@ def kernel(likeness: np.ndarray) -> np.ndarray:
 
 
 def mdp3_by_definition(scores: np.ndarray, vectors: np.ndarray, k: int, trade_off: float, stretch: int) -> list[int]:
-    """Every allotment of k frames to stretches by the recursion of the paper, without any sharing of work."""
+    """Allot k frames to stretches by the recursion of the paper, recomputing every determinant."""
     likeness, relevance = kernel(cosines(vectors)), 2 / trade_off * np.log(kernel(scaled(scores)))
     n, sums, traces = len(scores), {0: 0.0}, {0: list[int]()}
     for first in range(0, n, stretch):
@@ -170,28 +167,28 @@ def mdp3_by_definition(scores: np.ndarray, vectors: np.ndarray, k: int, trade_of
                 continue
             given_frames = traces[before][-1:]
 
-            def value(picked: list[int], given_frames: list[int] = given_frames) -> float:
+            def value(chosen_frames: list[int], given_frames: list[int] = given_frames) -> float:
                 def log_det(frames: list[int]) -> float:
                     return float(np.linalg.slogdet(likeness[np.ix_(frames, frames)])[1])
 
-                return relevance[picked].sum() + log_det(given_frames + picked) - log_det(given_frames)
+                return relevance[chosen_frames].sum() + log_det(given_frames + chosen_frames) - log_det(given_frames)
 
-            picked: list[int] = []
+            chosen_frames: list[int] = []
             for _ in range(inside):
-                picked.append(max((i for i in part if i not in picked), key=lambda i: value([*picked, i])))
-            total = sums[before] + (value(picked) if picked else 0.0)
+                chosen_frames.append(
+                    max((i for i in part if i not in chosen_frames), key=lambda i: value([*chosen_frames, i]))
+                )
+            total = sums[before] + (value(chosen_frames) if chosen_frames else 0.0)
             if total > new_sums.get(before + inside, -np.inf):
                 new_sums[before + inside] = total
-                new_traces[before + inside] = [*traces[before], *sorted(picked)]
+                new_traces[before + inside] = [*traces[before], *sorted(chosen_frames)]
         sums, traces = new_sums, new_traces
     return traces[min(k, n)]
 
 
 @some_examples
 @given(seeds, st.integers(2, 18), st.integers(1, 6), st.sampled_from([4, 7, 32]), st.sampled_from([0.2, 2.0]))
-def test_mdp3_allots_frames_to_stretches_by_the_recursion_of_its_paper(
-    seed: int, n: int, k: int, stretch: int, trade_off: float
-) -> None:
+def test_mdp3_matches_the_recursion_of_its_paper(seed: int, n: int, k: int, stretch: int, trade_off: float) -> None:
     rng = np.random.default_rng(seed)
     scores, vectors = rng.normal(size=n), rng.normal(size=(n, 6))
     assert chosen("mdp3", scores, k, vectors, stretch=stretch, trade_off=trade_off) == mdp3_by_definition(
@@ -199,7 +196,7 @@ def test_mdp3_allots_frames_to_stretches_by_the_recursion_of_its_paper(
     )
 
 
-def test_mdp3_takes_cosines_as_they_are_where_scores_are_such() -> None:
+def test_mdp3_does_not_rescale_cosine_scores() -> None:
     rng = np.random.default_rng(3)
     vectors = rng.normal(size=(40, 6))
     similar = np.clip(cosines(vectors)[0] / 50, -1, 1)  # hardly any relevance: diversity decides
@@ -207,13 +204,13 @@ def test_mdp3_takes_cosines_as_they_are_where_scores_are_such() -> None:
     assert by_cosine != chosen("mdp3", similar, 4, vectors)
 
 
-def test_spans_are_filled_evenly_the_best_one_first() -> None:
+def test_spans_are_filled_evenly_starting_with_the_best() -> None:
     scores = [0, 0, 0.9, 0.9, 0.9, 0.9, 0, 0.4, 0.4, 0, 0, 0]
     assert chosen("spans", scores, 2) == [3, 5]  # inside the best span, as uniform sampling spreads them
     assert chosen("spans", scores, 5) == [2, 3, 4, 5, 8]  # all of it, and one of the next
     assert chosen("spans", scores, 8) == [1, 2, 3, 4, 5, 7, 8, 10]  # and evenly outside, where both are too short
 
 
-def test_spans_of_distinct_scores_are_the_highest_ones() -> None:
+def test_spans_of_distinct_scores_are_top_k() -> None:
     scores = np.random.default_rng(0).permutation(40)
     assert chosen("spans", scores, 7) == chosen("top_k", scores, 7)

@@ -1,4 +1,4 @@
-"""A selector is added by one file: in the folder, or in somebody's package, by an entry point."""
+"""Selectors are added as a file in the folder or as an entry point of a package."""
 
 import sys
 from pathlib import Path
@@ -37,13 +37,13 @@ def test_a_package_offers_a_selector_by_an_entry_point(package: Package) -> None
 
 
 @pytest.mark.parametrize("positions", ["[2, 1]", "[1, 1]", "[-1]", "[9]", "[0, 1, 2]", "[0.5]", "[[0, 1]]", "[True]"])
-def test_a_selector_that_chooses_what_is_no_choice_is_stopped(package: Package, positions: str) -> None:
+def test_invalid_positions_of_a_selector_are_refused(package: Package, positions: str) -> None:
     package("wrong", FILE.format(name="wrong", positions=positions))
     with pytest.raises(SevilaError, match=r"selector wrong chose .* expected at most 2 positions, ascending"):
         selector_named("wrong")(Candidates.of(n_frames=9), 2)
 
 
-def test_a_selector_that_cannot_be_loaded_stops_nobody_who_does_not_ask_for_it(package: Package) -> None:
+def test_a_selector_that_cannot_be_loaded_does_not_affect_others(package: Package) -> None:
     package("broken", "import no_such_module_anywhere\n")
     assert "broken" in selector_names()
     assert selector_named("top_k").name == "top_k"
@@ -51,7 +51,7 @@ def test_a_selector_that_cannot_be_loaded_stops_nobody_who_does_not_ask_for_it(p
         selector_named("broken")
 
 
-def test_an_entry_point_that_is_no_selector_is_refused(package: Package) -> None:
+def test_an_entry_point_that_is_not_a_selector_is_refused(package: Package) -> None:
     package("plain", "def plain(scores, k):\n    return [0]\n")
     with pytest.raises(SevilaError, match=r"entry point 'plain' of theirs is a function; .*declared by"):
         selector_named("plain")
@@ -70,15 +70,13 @@ HEAD = "from pipeline.selection.selector import Options, selector\n\n@selector(v
         ("def odd(k): return 1 / 0", "selector odd failed: ZeroDivisionError.* \\(theirs_selectors.py, line 4\\)"),
     ],
 )
-def test_a_selector_with_other_parameters_or_an_error_says_what_is_wrong_and_where(
-    code: str, message: str, package: Package
-) -> None:
+def test_a_selector_with_invalid_parameters_or_an_error_is_reported(code: str, message: str, package: Package) -> None:
     package("odd", f"{HEAD}{code}\n")
     with pytest.raises(SevilaError, match=message):
         selector_named("odd")(Candidates.of(n_frames=9), 2)
 
 
-def test_two_selectors_of_one_name_are_refused_with_their_packages(package: Package) -> None:
+def test_two_selectors_with_one_name_are_refused_with_their_packages(package: Package) -> None:
     package("aks", FILE.format(name="aks", positions="[0]"))
     with pytest.raises(SevilaError, match="'aks' is offered by this package and theirs"):
         selector_named("aks")

@@ -1,4 +1,4 @@
-"""The Shapes tokenizer: short sequences for the chain's own prompts, and what scoring needs in single tokens."""
+"""The Shapes tokenizer: prompts of the chain are short sequences, and option letters are single tokens."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def tokens(verbalizer: Verbalizer, text: str) -> list[str]:
     return [pieces[id] for id in verbalizer.tokenize([text]).token_ids[0]]
 
 
-def test_prompts_of_the_chain_are_a_dozen_pieces(verbalizer: Verbalizer) -> None:
+def test_prompts_of_the_chain_have_at_most_twelve_tokens(verbalizer: Verbalizer) -> None:
     prompts = [answer_prompt("What comes after the red ring?", THINGS), moment_localize_prompt("A red ring stays.", ())]
     prompts += [localize_prompt("What colour is the ring?", ["red", "blue"], name) for name in LOCALIZE_INSTRUCTIONS]
     assert all(len(tokens(verbalizer, prompt)) <= 12 for prompt in prompts)
 
 
-def test_a_letter_and_what_it_stands_for_are_one_piece(verbalizer: Verbalizer) -> None:
-    found = tokens(verbalizer, answer_prompt("What comes after the red ring?", THINGS))
-    assert found[4:9] == [
+def test_an_option_letter_and_its_text_are_one_token(verbalizer: Verbalizer) -> None:
+    pieces = tokens(verbalizer, answer_prompt("What comes after the red ring?", THINGS))
+    assert pieces[4:9] == [
         f"▁Option▁{letter}:▁{thing.replace(' ', '▁')}" for letter, thing in zip("ABCDE", THINGS, strict=True)
     ]
-    assert words_of(found[4]) == ["A", "red", "ring"]
+    assert words_of(pieces[4]) == ["A", "red", "ring"]
 
 
-def test_written_samples_have_the_ids_of_the_chains_own_prompts(verbalizer: Verbalizer) -> None:
-    """The writer puts ids together piece by piece; the chain tokenises whole prompts."""
+def test_training_samples_have_the_token_ids_of_the_chains_prompts(verbalizer: Verbalizer) -> None:
+    """The writer joins ids token by token; the chain tokenises whole prompts."""
     writer, pieces = Writer(verbalizer, 0), verbalizer.pieces()
     for _ in range(100):
         for sample in (writer.question(4), writer.judgement()):
@@ -48,5 +48,5 @@ def test_written_samples_have_the_ids_of_the_chains_own_prompts(verbalizer: Verb
             assert verbalizer.tokenize([text]).token_ids[0] == sample.text
 
 
-def test_other_texts_are_spelled_without_unknown_tokens(verbalizer: Verbalizer) -> None:
+def test_other_texts_have_no_unknown_tokens(verbalizer: Verbalizer) -> None:
     assert "<unk>" not in tokens(verbalizer, "Why did the chicken (1) cross the road?")

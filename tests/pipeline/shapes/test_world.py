@@ -1,4 +1,4 @@
-"""The Shapes world: what its files promise, and that its questions can be answered from its videos."""
+"""The Shapes world: the contents of its files, and questions that its videos answer."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_equal_seeds_give_equal_bytes_and_others_do_not(world: Path, tmp_path: Path) -> None:
+def test_the_seed_determines_every_byte(world: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         write_shapes(tmp_path / str(seed), seed, VIDEOS)
     assert content(tmp_path / "0") == content(world)
     assert content(tmp_path / "1")["videos/train_000.mp4"] != content(world)["videos/train_000.mp4"]
 
 
-def test_more_videos_of_a_split_change_no_other_video(world: Path, tmp_path: Path) -> None:
+def test_adding_a_video_to_a_split_changes_no_other_video(world: Path, tmp_path: Path) -> None:
     write_shapes(tmp_path, 0, {**VIDEOS, "val": 3})
     more = content(tmp_path)
     assert {name: more[name] for name in content(world) if name != "shapes_val.jsonl"} == {
-        name: found for name, found in content(world).items() if name != "shapes_val.jsonl"
+        name: data for name, data in content(world).items() if name != "shapes_val.jsonl"
     }
 
 
 def test_splits_share_no_video_and_no_row_is_rejected(world: Path) -> None:
-    found = {split: shapes.read(world, split) for split in VIDEOS}
-    assert all(not annotations.rejected for annotations in found.values())
-    videos = [video.path for annotations in found.values() for video in annotations.videos]
+    annotations_by_split = {split: shapes.read(world, split) for split in VIDEOS}
+    assert all(not annotations.rejected for annotations in annotations_by_split.values())
+    videos = [video.path for annotations in annotations_by_split.values() for video in annotations.videos]
     assert len(videos) == len(set(videos)) == sum(VIDEOS.values())
     assert all((world / "videos" / name).exists() for name in videos)
 
 
-def test_questions_have_one_right_option_and_moments_inside_the_video(world: Path) -> None:
+def test_questions_have_one_correct_option_and_moments_inside_the_video(world: Path) -> None:
     for question in shapes.read(world, "train").questions:
         assert question.question_type in ("colour", "shape", "motion", "after")
         assert len(set(question.options)) == len(question.options) == N_OPTIONS
@@ -71,26 +71,26 @@ def test_questions_have_one_right_option_and_moments_inside_the_video(world: Pat
         assert all(0 <= moment.start_seconds < moment.end_seconds <= 8 for moment in question.moments)
 
 
-def test_queries_for_moments_have_no_options(world: Path) -> None:
+def test_moment_queries_have_no_options(world: Path) -> None:
     queries = shapes.read(world, "moments").questions
     assert queries and all(not query.options and query.answer_index is None and query.moments for query in queries)
     assert all(query.question.startswith("A ") and query.question.endswith(".") for query in queries)
 
 
-def test_every_query_is_narrated_in_its_videos_timed_text(world: Path) -> None:
+def test_the_timed_text_of_a_video_contains_its_moment_queries(world: Path) -> None:
     for query in shapes.read(world, "moments").questions:
         assert query.question in (world / "timed_text" / f"{query.video_id}.vtt").read_text()
 
 
-def test_right_answers_are_what_the_frames_show() -> None:
+def test_correct_answers_match_the_frames() -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
         events = events_of_video(rng)
         things = things_of(events, rng)
-        for asked in questions_about(events, rng):
-            assert asked.answer is not None
-            right = asked.options[asked.answer]
-            start, end = (round(8 * seconds) for seconds in asked.moments[-1])
+        for query in questions_about(events, rng):
+            assert query.answer is not None
+            right = query.options[query.answer]
+            start, end = (round(8 * seconds) for seconds in query.moments[-1])
             frames = slice(start, end + 1)
             assert (things.shape[frames] != NOTHING).all()
             colour, shape = list(COLOURS)[things.colour[start]], SHAPES[things.shape[start]]
@@ -101,10 +101,10 @@ def test_right_answers_are_what_the_frames_show() -> None:
             if abs(dx) + abs(dy) < 0.01:
                 motion = "nowhere"
             truth = {"colour": colour, "shape": shape, "motion": motion, "after": f"a {colour} {shape}"}
-            assert right == truth[asked.type]
+            assert right == truth[query.type]
 
 
-def test_a_videos_things_differ_in_colour_and_in_shape_and_do_not_overlap_in_time() -> None:
+def test_things_of_a_video_differ_in_colour_and_shape_and_do_not_overlap_in_time() -> None:
     for seed in range(20):
         events = events_of_video(np.random.default_rng(seed))
         assert len({event.colour for event in events}) == len({event.shape for event in events}) == len(events)
@@ -118,26 +118,26 @@ def test_two_videos_of_the_training_split_are_broken(world: Path) -> None:
     assert len(shapes.read(world, "train").videos) == 3
 
 
-def test_the_sampled_frames_show_every_event() -> None:
+def test_sampled_frames_show_every_event() -> None:
     sampled = uniform_indices(SHORT.frames, 32, 0, SHORT.frames).tolist()
     for seed in range(20):
         for event in events_of_video(np.random.default_rng(seed)):
             assert 3 <= sum(event.turn <= index < event.stop for index in sampled) <= 4
 
 
-def test_a_long_video_shows_each_event_for_seven_seconds_of_ten_minutes(tmp_path: Path) -> None:
+def test_a_long_video_shows_each_event_for_seven_frames(tmp_path: Path) -> None:
     write_long_shapes(tmp_path, seed=0, n_videos=1)
     annotations = shapes.read(tmp_path, "long")
     assert len(annotations.questions) == 6 and not annotations.rejected
     moments = [moment for question in annotations.questions for moment in question.moments]
-    assert {moment.end_seconds - moment.start_seconds for moment in moments} == {6.0}  # a frame a second, first to last
+    assert {moment.end_seconds - moment.start_seconds for moment in moments} == {6.0}  # seven frames, one a second
     with av.open(str(tmp_path / "videos" / "long_000.mp4")) as file:
         stream = file.streams.video[0]
         assert (stream.frames, float(stream.average_rate or 0)) == (LONG.frames * REPEATS, REPEATS)
         frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
-    moment = min(moments, key=lambda one: one.start_seconds)
+    moment = min(moments, key=lambda moment: moment.start_seconds)
     shown, before = frames[round(moment.start_seconds * REPEATS)], frames[round(moment.start_seconds - 20) * REPEATS]
-    assert shown.std() > 1.5 * before.std()  # a thing, and nothing
+    assert shown.std() > 1.5 * before.std()  # with a thing, and without
 
 
 def test_annotations_are_json_lines(world: Path) -> None:
