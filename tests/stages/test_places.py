@@ -76,7 +76,7 @@ def test_a_folder_without_the_videos_is_an_error_before_weights_are_read(
     gone = ("--weights", f"tiny-blip2={tmp_path / 'gone'}")
     assert sevila("run", demo, tmp_path / "store", "--videos", str(tmp_path / "empty"), *gone) == 1
     printed = capsys.readouterr()
-    assert "empty: none of the 10 videos" in printed.err and "accuracy" not in printed.out
+    assert "empty: found none of the 10 videos" in printed.err and "accuracy" not in printed.out
     assert {record.stage for record in records(tmp_path / "store").values()} == {"list_questions"}
 
 
@@ -257,4 +257,4 @@ def test_a_file_in_place_of_a_weights_folder_is_an_error(
 ) -> None:
     words = without("weights", "run", demo, tmp_path)
     assert main([*words, "--weights", str(demo / "questions.csv")]) == 1
-    assert "questions.csv: is a file; wanted the directory of a BLIP-2" in capsys.readouterr().err
+    assert "questions.csv: is a file; expected the directory of a BLIP-2" in capsys.readouterr().err

@@ -369,7 +369,7 @@ def test_report_refuses_and_keeps_a_folder_with_other_files(
     assert main(["report", "unheard", "--store", str(store)]) == 1
     assert "'unheard' is no run's name" in capsys.readouterr().err
     assert main(["report", "small", "small", "--store", str(store)]) == 1
-    assert "small and small are one run; wanted two" in capsys.readouterr().err
+    assert "small is given twice; expected one run, or two different ones" in capsys.readouterr().err
 
 
 def test_thumbnails_have_the_displayed_shape(tmp_path: Path, two_runs: Path) -> None:
