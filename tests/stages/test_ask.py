@@ -67,6 +67,15 @@ def test_a_second_question_about_a_video_decodes_and_encodes_nothing(
     assert made.count("score_frames") == made.count("answer_questions") > 1
 
 
+def test_a_question_whose_frames_are_scored_by_the_prompt_for_moments_is_answered(
+    demo: Path, asked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    prompt = ("--set", "score_frames.prompt=moment", "--json")
+    assert ask(demo, asked, "Where does it go?", "--option", "left", "--option", "up", *prompt) == 0
+    assert answer(capsys)["answer"] in ("left", "up")
+
+
 def test_without_options_the_answer_is_in_words(demo: Path, asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     words = ("--set", "generate_answers.max_tokens=5", "--json")
