@@ -94,7 +94,8 @@ class GpuWorkers:
     def _hand_over(self, client: SyncPrefectClient, id: str) -> UUID | None:
         """Hand an artifact to one of the runs that stay, and return the run; None if none is idle."""
         while self._staying:
-            with suppress(IndexError, ObjectNotFound):  # another branch took the last one; a user deleted the run
+            # Another branch took the last one; a user deleted the run.
+            with suppress(IndexError, ObjectNotFound, PrefectHTTPStatusError):
                 if hand_over(client, run_id := self._staying.pop(), id):
                     return run_id
         return None
