@@ -37,4 +37,7 @@ class NamedLock(FileLock):
         now, locked = time.monotonic(), self.name.rpartition("/")[0] or self.name
         if now - _logged_at.get(locked, -LOG_AGAIN_SECONDS) >= LOG_AGAIN_SECONDS:
             _logged_at[locked] = now
-            log.info("waiting for another process that works on %s; continues when that process ends", self.name)
+            log.info(
+                "waiting for another process that works on %s; continues when that work is done or its process ends",
+                self.name,
+            )

@@ -92,7 +92,10 @@ def write_blocks(path: Path, schema: Schema, blocks: Iterable[Mapping[str, Seque
 
 
 def _joined(schema: Schema, tables: list[pa.Table]) -> pa.Table:
-    """Return the rows of tables, each column in one piece, and empty the list: only one column is held twice at a time."""
+    """Return the rows of tables, and empty the list: only one column is held twice at a time.
+
+    Each column is in one piece, or in several if it has more than the 2 GB of text that an array can hold.
+    """
     if len(tables) == 1:
         return tables[0]
     parts = [table.columns for table in tables]
@@ -100,8 +103,10 @@ def _joined(schema: Schema, tables: list[pa.Table]) -> pa.Table:
     arrays = []
     for field in schema.arrow():
         chunks = [chunk for columns in parts for chunk in columns.pop(0).chunks]
-        arrays.append(pa.concat_arrays(chunks) if chunks else pa.array([], field.type))
+        column = pa.table([pa.chunked_array(chunks, field.type)], [field.name])
         del chunks
+        arrays.append(column.combine_chunks().column(0))
+        del column
         pa.default_memory_pool().release_unused()
     return pa.Table.from_arrays(arrays, schema=schema.arrow())
 

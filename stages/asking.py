@@ -54,6 +54,9 @@ def ask(recipe: Recipe, step: Step, sources: Sources, trained: TrainedParts, has
     questions = step(stages.list_questions, split.annotations(sources))
     backbone, localizer, answerer = released(recipe, step, sources, *trained)
     _refuse_other_backbone(trained, backbone)
+    if answerer is None:  # a chain for moments has none, but the question is answered
+        weights = requirements.weights_of(recipe, sources, stages.init_answerer)
+        answerer = trained.answerer or step(stages.init_answerer, backbone, weights)
     frames = step(stages.sample_frames, sources.videos(split.dataset, questions))
     features = step(stages.extract_features, frames, backbone, *requirements.queried_by(recipe, localizer, answerer))
     scores, vectors = scored(recipe, step, sources, SplitArtifacts(questions, frames, features, backbone), localizer)

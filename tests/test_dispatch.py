@@ -7,9 +7,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from prefect.states import Completed, Crashed, Failed, State
+from httpx import Request, Response
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Completed, Crashed, Failed, Running, State
 
-from workers import dispatch, flow_runs, gpu_workers
+from workers import dispatch, flow_runs, gpu_workers, staying
 
 
 @pytest.mark.parametrize("second", [Completed(), Crashed(), Failed()])
@@ -61,3 +63,44 @@ def test_pieces_of_a_setting_are_tagged_with_the_parent_run(monkeypatch: pytest.
     none: Any = None
     assert make(stage, none, none, []) == "artifact"
     assert [options["tags"] for options in submitted] == [["pieces-of-run"]]
+
+
+@pytest.mark.parametrize("built_before", ["score_frames-v1-0", "extract_features-v2-0"])
+def test_an_idle_run_whose_process_is_dead_takes_no_artifact_not_even_the_one_that_it_built(
+    monkeypatch: pytest.MonkeyPatch, built_before: str
+) -> None:
+    monkeypatch.setattr(staying, "TAKE_SECONDS", 0.0)
+    idle = Running(name=staying.IDLE, message=built_before)
+    inputs: list[Any] = []
+    client: Any = SimpleNamespace(
+        read_flow_run=lambda run_id: SimpleNamespace(state=idle),
+        create_flow_run_input=lambda *given: inputs.append(given),
+    )
+    assert not staying.hand_over(client, uuid4(), "score_frames-v1-0")
+    assert len(inputs) == 1
+
+
+def test_a_run_that_goes_on_with_the_artifact_that_it_built_has_taken_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staying, "POLL_SECONDS", 0.0)
+    id = "score_frames-v1-0"
+    states = iter([Running(name=staying.IDLE, message=id) for _ in range(2)])
+    client: Any = SimpleNamespace(
+        read_flow_run=lambda run_id: SimpleNamespace(state=next(states)), create_flow_run_input=lambda *given: None
+    )
+    assert staying.hand_over(client, uuid4(), id)
+
+
+def test_a_deleted_run_that_stayed_does_not_fail_its_parent_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def refuse(run_id: Any, *given: Any) -> None:
+        asked.append(run_id)
+        request = Request("POST", "http://127.0.0.1/api")
+        raise PrefectHTTPStatusError("404 Not Found", request=request, response=Response(404, request=request))
+
+    client = SimpleNamespace(create_flow_run_input=refuse)
+    monkeypatch.setattr(gpu_workers, "get_client", lambda **options: nullcontext(client))
+    workers = gpu_workers.GpuWorkers(lambda *run: uuid4())
+    workers._staying += [uuid4(), uuid4()]
+    workers.release()
+    assert len(asked) == 2

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import State
 
 from workers.flow_runs import STATE_POLL_SECONDS, Submit, cancel, cancel_scheduled, n_online, states_of
@@ -51,7 +51,7 @@ class GpuWorkers:
         if self._staying:
             with get_client(sync_client=True) as client:
                 for run_id in self._staying:
-                    with suppress(ObjectNotFound):
+                    with suppress(PrefectHTTPStatusError):  # a user deleted the run
                         release(client, run_id)
 
     def _make_all(
@@ -94,7 +94,8 @@ class GpuWorkers:
     def _hand_over(self, client: SyncPrefectClient, id: str) -> UUID | None:
         """Hand an artifact to one of the runs that stay, and return the run; None if none is idle."""
         while self._staying:
-            with suppress(IndexError, ObjectNotFound):  # another branch took the last one; a user deleted the run
+            # Another branch took the last one; a user deleted the run.
+            with suppress(IndexError, ObjectNotFound, PrefectHTTPStatusError):
                 if hand_over(client, run_id := self._staying.pop(), id):
                     return run_id
         return None

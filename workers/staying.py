@@ -47,15 +47,15 @@ def is_idle(state: State[Any], artifact: str) -> bool:
 
 def hand_over(client: SyncPrefectClient, run_id: UUID, artifact: str) -> bool:
     """Hand an artifact to a run; return whether it has taken it, which it has not if it is not idle or its process is dead."""
-    state = client.read_flow_run(run_id).state
-    if state is None or state.name != IDLE:
+    idle = state = client.read_flow_run(run_id).state
+    if idle is None or idle.name != IDLE:
         return False
     client.create_flow_run_input(run_id, NEXT_ARTIFACT, artifact)
     give_up = time.monotonic() + TAKE_SECONDS
-    while state is not None and state.name == IDLE and state.message != artifact and time.monotonic() < give_up:
+    while state is not None and state.id == idle.id and time.monotonic() < give_up:
         time.sleep(POLL_SECONDS)
         state = client.read_flow_run(run_id).state
-    return state is not None and state.is_running() and (state.name != IDLE or state.message == artifact)
+    return state is not None and state.id != idle.id and state.is_running()
 
 
 def release(client: SyncPrefectClient, run_id: UUID) -> None:

@@ -39,9 +39,8 @@ pooled_types = {
 
 NO_OPTION = "N/A"  # of the Parquet, which has five columns for options
 OPTIONS = ("option0", "option1", "option2", "option3", "option4")
-STARTS = (
-    "starting_timestamp_for_subtitles"  # most videos are cut from longer ones, and subtitles have the times of these
-)
+# Most videos are cut from longer ones, and subtitles have the times of these.
+STARTS = "starting_timestamp_for_subtitles"
 WITHHELD = -1  # as `correct_choice`, in a column of integers
 REQUIRED = ("video_id", "id", "question")
 KEYS = (

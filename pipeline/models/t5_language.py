@@ -14,9 +14,8 @@ from cache.errors import CheckpointError
 from pipeline.models.language import Language, LanguageInput, recomputing
 from pipeline.models.verbalizer import Verbalizer
 
-MULTIPLE = (
-    8  # of a row's tokens on a GPU: the fused attention requires it of a bias's width; the fallback is far slower
-)
+# Of a row's tokens on a GPU: the fused attention requires it of a bias's width; the fallback is far slower.
+MULTIPLE = 8
 FOLDED_STEPS = 2  # with more decoder steps, folding takes more memory than the keys and values that it saves
 
 

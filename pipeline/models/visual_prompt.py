@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-FEATURE_NORM_EPS = (
-    1e-5  # official `ln_vision`: torch's default, not the 1e-6 of the ViT's blocks and of `post_layernorm`
-)
+# Official `ln_vision`: torch's default, not the 1e-6 of the ViT's blocks and of `post_layernorm`.
+FEATURE_NORM_EPS = 1e-5
 
 
 class VisualPrompt(nn.Module):

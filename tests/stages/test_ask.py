@@ -67,6 +67,15 @@ def test_a_second_question_about_a_video_reuses_its_frames_and_features(
     assert built.count("score_frames") == built.count("answer_questions") > 1
 
 
+def test_a_question_whose_frames_are_scored_by_the_prompt_for_moments_is_answered(
+    demo: Path, ask_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    prompt = ("--set", "score_frames.prompt=moment", "--json")
+    assert ask(demo, ask_store, "Where does it go?", "--option", "left", "--option", "up", *prompt) == 0
+    assert answer(capsys)["answer"] in ("left", "up")
+
+
 def test_a_question_without_options_is_answered_in_words(
     demo: Path, ask_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
