@@ -113,7 +113,7 @@ def _joined(schema: Schema, tables: list[pa.Table]) -> pa.Table:
 
 def _table(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> pa.Table:
     if columns.keys() != schema.columns.keys():
-        raise SchemaError(f"{path.name}: has columns {sorted(columns)}, wanted {sorted(schema.columns)}")
+        raise SchemaError(f"{path.name}: has columns {sorted(columns)}, expected {sorted(schema.columns)}")
     arrays = []
     for name, kind in schema.columns.items():
         try:
@@ -224,7 +224,7 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_
         with bounded_parquet(path, wanted.names) as file:
             if not file.schema.equals(whole, check_metadata=True):
                 raise SchemaError(
-                    f"{path}: holds schema\n{file.schema}\nwanted version {schema.version} with {schema.columns}; "
+                    f"{path}: holds schema\n{file.schema}\nexpected version {schema.version} with {schema.columns}; "
                     "the artifact was written by another version: run its stage again"
                 )
             n_claimed += file.n_rows
@@ -233,10 +233,10 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_
                     f"{path}: claims {n_claimed} rows, more than any table has; {repair_hint(path)}"
                 )
             if n_rows is not None and n_claimed > n_rows:
-                raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, wanted {n_rows}; {repair_hint(path)}")
+                raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, expected {n_rows}; {repair_hint(path)}")
             tables.append(file.read())
     if n_rows is not None and n_claimed != n_rows and paths:
-        raise CorruptArtifactError(f"{paths[0].parent}: {n_claimed} rows, wanted {n_rows}; {repair_hint(paths[0])}")
+        raise CorruptArtifactError(f"{paths[0].parent}: {n_claimed} rows, expected {n_rows}; {repair_hint(paths[0])}")
     return pa.concat_tables(tables) if tables else wanted.empty_table()
 
 

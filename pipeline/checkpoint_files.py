@@ -41,7 +41,7 @@ def files_of_vlm(path: Path) -> list[Path]:
         CheckpointError: `path` is not a folder, or as for `checkpoint_files`.
     """
     if not path.is_dir():
-        raise CheckpointError(f"{path}: wanted the folder of a model as Hugging Face has it, with its config.json")
+        raise CheckpointError(f"{path}: expected the folder of a model as Hugging Face has it, with its config.json")
     beside = (
         file for pattern in ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt") for file in path.glob(pattern)
     )
@@ -59,7 +59,7 @@ def tensor_file(folder: Path) -> Path:
         for name in names:
             if (folder / name).exists():
                 return folder / name
-    raise CheckpointError(f"{folder}: no weight file in it; wanted one of {', '.join(_WHOLE_FILES + _INDEX_FILES)}")
+    raise CheckpointError(f"{folder}: no weight file in it; expected one of {', '.join(_WHOLE_FILES + _INDEX_FILES)}")
 
 
 def is_index(file: Path) -> bool:
@@ -74,7 +74,7 @@ def weight_map(index: Path) -> Mapping[str, str]:
         raise CheckpointError(f"{index}: not an index of weight shards, it has no weight_map; download it again")
     outside = [name for name in file_of.values() if not is_name(name)]
     if outside:
-        raise CheckpointError(f"{index}: names the file {outside[0]!r}, wanted one beside it; nothing of it is read")
+        raise CheckpointError(f"{index}: names the file {outside[0]!r}, expected one beside it; nothing of it is read")
     return file_of
 
 

@@ -79,7 +79,7 @@ class FrameScores(Artifact):
         """Return the scores of all frames, only those columns that are `wanted` if any are named, and each question's place."""
         names, files = wanted or SCORE_COLUMNS, self.table_files("frame_scores")
         if (n := n_rows(files)) != (n_wanted := self.record.rows.get("frame_scores", 0)):
-            raise CorruptArtifactError(f"{self.path}: {n} scores, wanted {n_wanted}; {repair_hint(self.path)}")
+            raise CorruptArtifactError(f"{self.path}: {n} scores, expected {n_wanted}; {repair_hint(self.path)}")
         scores = {name: np.empty(n if name in names else 0, np.float32) for name in SCORE_COLUMNS}
         failed: dict[str, Reason] = {}
         parts: list[np.ndarray] = [np.empty(0, TEXTS)]

@@ -77,7 +77,8 @@ class RayCluster:
         )
         resources = ray.cluster_resources()
         self._n_gpus = 1 if self._request["execution"]["device"] != "cpu" and resources.get("GPU") else 0
-        self._n_slots = int(resources.get("GPU" if self._n_gpus else "CPU", 1))
+        # At least one, which waits: a cluster whose nodes are still to come has none.
+        self._n_slots = max(1, int(resources.get("GPU" if self._n_gpus else "CPU", 1)))
 
     def _make_all(self, id: str, n_missing: int, tries: Counter[int], show_left: ShowLeft) -> None:
         from prefect_ray.context import remote_options

@@ -52,7 +52,7 @@ def load_matrix(name: str) -> Matrix:
     """
     path, content = read_named("matrix", name, available_matrices())
     if not re.fullmatch(r"[\w-]+", path.stem):
-        raise RecipeError(f"{path}: its name names a folder: wanted letters, digits, - and _")
+        raise RecipeError(f"{path}: its name names a folder: expected letters, digits, - and _")
     if "name" in content:
         raise RecipeError(f"{path}: has a key 'name'; a matrix is named by its file")
     try:

@@ -48,11 +48,13 @@ class ServerPlace(NamedTuple):
     def _checked(cls, url_origin: str, url: str, key_variable: str, key: str) -> ServerPlace:
         if not _is_address(url := url.rstrip("/")):
             raise MissingSourceError(
-                f"{url_origin} is {url!r}: wanted the address of the server that answers, such as http://127.0.0.1:8000/v1 "
+                f"{url_origin} is {url!r}: expected the address of the server that answers, such as http://127.0.0.1:8000/v1 "
                 f"(and {key_variable} where it wants a key)"
             )
         if not (key.isascii() and key.isprintable()):  # not valid in an HTTP header; the key itself is not shown
-            raise MissingSourceError(f"{key_variable} holds a character that no key has; wanted printable ASCII alone")
+            raise MissingSourceError(
+                f"{key_variable} holds a character that no key has; expected printable ASCII alone"
+            )
         return cls(url, key)
 
 
@@ -63,7 +65,7 @@ def _named_values(variable: str) -> dict[str, str]:
         name, _, value = entry.partition("=")
         if not name or not value:
             raise MissingSourceError(
-                f"{variable}: entry {len(values) + 1} is not MODEL=VALUE; wanted such entries with spaces between them"
+                f"{variable}: entry {len(values) + 1} is not MODEL=VALUE; expected such entries with spaces between them"
             )
         values[name] = value
     return values
@@ -229,7 +231,7 @@ def refuse_unused(
             if idle.get(kind) and (not name or name in idle[kind]):
                 log.warning("%s; used are %s", problem, listed or "none")
             else:
-                raise RecipeError(f"{problem}; wanted {listed or f'no --{kind}'}")
+                raise RecipeError(f"{problem}; expected {listed or f'no --{kind}'}")
 
 
 def _read_config_file(path: Path) -> dict[tuple[str, str], Path]:
@@ -249,7 +251,7 @@ def _read_config_file(path: Path) -> dict[tuple[str, str], Path]:
             raise MissingSourceError(f"{path}: section [{kind}] is not one of {', '.join(f'[{k}]' for k in KINDS)}")
         for name, place in entries.items():
             if not isinstance(place, str):
-                raise MissingSourceError(f"{path}: {kind}.{name} is {place!r}, wanted a path in quotes")
+                raise MissingSourceError(f"{path}: {kind}.{name} is {place!r}, expected a path in quotes")
             places[kind, name] = path.absolute().parent / Path(place).expanduser()
     return places
 
@@ -258,7 +260,7 @@ def _split_place(place: str) -> tuple[str, Path]:
     """Split NAME=PATH. A path may contain "=": an existing path, or one that starts with /, . or ~, is a bare path."""
     name, separator, path = place.partition("=")
     if not (path if separator else place):  # most likely an unset variable; Path("") would be "."
-        raise RecipeError(f"{place!r} names no place; wanted NAME=PATH or a path")
+        raise RecipeError(f"{place!r} names no place; expected NAME=PATH or a path")
     if not separator or name.startswith(("/", ".", "~")) or _exists(Path(place).expanduser()):
         return "", Path(place).expanduser()
     return name, Path(path).expanduser()

@@ -81,7 +81,7 @@ class Chain(Config):
     @classmethod
     def _forward_only(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if names and info.data.get("kind") == "full":
-            raise ValueError("a full chain has several artifacts of a stage; kind = 'forward' was wanted")
+            raise ValueError("a full chain has several artifacts of a stage; expected kind = 'forward'")
         return names
 
     @field_validator("pretraining_dataset")
@@ -177,7 +177,7 @@ def _read(name: str, known: Iterable[str]) -> tuple[Path, str, dict[str, dict[st
     path, content = read_named("recipe", name, available())
     description = content.pop("description", "")
     if not isinstance(description, str):
-        raise RecipeError(f"{path}: description is {description!r}, wanted text")
+        raise RecipeError(f"{path}: description is {description!r}, expected text")
     return path, description, {name: _section(values, name, str(path), known) for name, values in content.items()}
 
 
@@ -203,7 +203,7 @@ def parse_setting(setting: str) -> tuple[str, str, Any]:
     name, separator, text = setting.partition("=")
     section, dot, key = name.strip().partition(".")
     if not separator or not dot or not key:
-        raise RecipeError(f"--set {setting}: wanted stage.key=value, as in sample_frames.frames=16")
+        raise RecipeError(f"--set {setting}: expected stage.key=value, as in sample_frames.frames=16")
     return section, key, typed_value(text)
 
 
@@ -241,5 +241,5 @@ def _explain(problem: Any, section: str, config: type[Config]) -> str:
         return f"[{section}] has no key {key!r}{did_you_mean(key, fields)}; keys: {', '.join(fields) or 'none'}"
     reason = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "tuple_type":  # TOML has lists only
-        reason = 'a list was wanted, such as ["a", "b"]'
+        reason = 'expected a list, such as ["a", "b"]'
     return f"[{section}] {key} = {problem['input']!r}: {reason[0].lower() + reason[1:]}"

@@ -286,7 +286,7 @@ def stage(
         name, inputs = function.__name__, names[2:-1]
         if names[:2] != ("cfg", "run") or names[-1] != "out":
             raise SevilaError(
-                f"{name} takes {', '.join(names) or 'nothing'}; cfg, run, inputs and, by name, out was wanted"
+                f"{name} takes {', '.join(names) or 'nothing'}; expected cfg, run, inputs and, by name, out"
             )
         config = parameters[0].annotation
         if not (isinstance(config, type) and issubclass(config, Config)):

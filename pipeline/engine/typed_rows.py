@@ -98,12 +98,12 @@ class Mapped(Sequence[Element]):
 
 
 class ByKey(Mapping[Key, Element]):
-    """Rows by their keys, of which each has its own: a row's key takes 16 bytes beside what `keys` and `rows` take."""
+    """Rows by their keys, the first row of equal keys: a key takes 16 bytes beside what `keys` and `rows` take."""
 
     def __init__(self, keys: Sequence[Key], rows: Sequence[Element]) -> None:
         self._keys, self._rows = keys, rows
         hashes = hashes_of(keys)
-        self._order = np.argsort(hashes)
+        self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
 
     def __getitem__(self, key: Key) -> Element:

@@ -98,7 +98,7 @@ def refuse_no_samples(samples: list[Any], skipped: Counter[str], name: str, requ
     out.dropped.update(skipped)
     if not samples:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common()) or "there is no question"
-        raise SevilaError(f"{name}: no question to train on: {reasons}; wanted {required}")
+        raise SevilaError(f"{name}: no question to train on: {reasons}; expected {required}")
 
 
 def micro_batches(samples: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:

@@ -204,7 +204,7 @@ def processes(run: RunContext) -> int:
     n_gpus = 1 if run.device.startswith("cuda:") else torch.cuda.device_count()
     if run.processes > n_gpus:
         raise SevilaError(
-            f"{run.processes} processes on device {run.device}: each needs a GPU of its own, {n_gpus} wanted at most; give "
+            f"{run.processes} processes on device {run.device}: each needs a GPU of its own, expected at most {n_gpus}; give "
             "fewer processes, or device cuda for all GPUs of this machine"
         )
     return run.processes or n_gpus

@@ -102,5 +102,5 @@ def test_a_table_with_too_many_rows_is_refused(tmp_path: Path, monkeypatch: pyte
 def test_a_row_count_that_differs_from_the_record_is_refused(tmp_path: Path, n_rows: int) -> None:
     schema = Schema(1, number="int32")
     write_rows(tmp_path / "x.parquet", schema, [{"number": 1}, {"number": 2}])
-    with pytest.raises(CorruptArtifactError, match=f"2 rows, wanted {n_rows}"):
+    with pytest.raises(CorruptArtifactError, match=f"2 rows, expected {n_rows}"):
         read_rows([tmp_path / "x.parquet"], schema, n_rows)

@@ -39,7 +39,7 @@ def test_stages_without_a_section_have_defaults(tmp_path: Path) -> None:
         ),
         ("[import_backbone]\nweights = '/data/blip2'", r"weights = '/data/blip2': '/data/blip2' is a path"),
         ("frames = 3", r"'frames' stands outside any \[section\]"),
-        ("description = 3", "description is 3, wanted text"),
+        ("description = 3", "description is 3, expected text"),
         ("[sample_frames", "not readable as TOML"),
     ],
 )

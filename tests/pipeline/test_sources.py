@@ -192,7 +192,7 @@ def test_a_name_without_a_path_is_an_error_that_explains_how_to_set_it(tmp_path:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[video]\nx='y'", r"\[video\] is not one of"), ("[videos]\nx=3", "wanted a path"), ("videos = [", "TOML")],
+    [("[video]\nx='y'", r"\[video\] is not one of"), ("[videos]\nx=3", "expected a path"), ("videos = [", "TOML")],
 )
 def test_an_invalid_sevila_toml_is_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "sevila.toml").write_text(content)

@@ -231,7 +231,7 @@ def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytes
     counts = [processes(RunContext(Store(tmp_path), device=device)) for device in ("auto", "cuda", "cuda:1", "cpu")]
     assert counts == [2, 2, 1, 1] and processes(RunContext(Store(tmp_path), device="cpu", processes=3)) == 3
     for device, maximum in (("auto", 2), ("cuda:1", 1)):
-        with pytest.raises(SevilaError, match=rf"3 processes on device {device}: .* {maximum} wanted at most"):
+        with pytest.raises(SevilaError, match=rf"3 processes on device {device}: .* expected at most {maximum}"):
             processes(RunContext(Store(tmp_path), device=device, processes=3))
 
 

@@ -85,6 +85,11 @@ def test_keys_with_equal_hashes_have_different_rows(lazy: LazyRows[Entry]) -> No
     assert list(by_key) == [-1, 7, -2] and 8 not in by_key and -2 not in ByKey([-1], lazy[:1])
 
 
+def test_of_rows_with_equal_keys_the_first_counts_in_every_process() -> None:
+    keys = ["twice"] * 5000 + ["once"]
+    assert ByKey(keys, range(len(keys)))["twice"] == 0
+
+
 def test_columns_written_in_blocks_give_the_same_bytes(tmp_path: Path) -> None:
     write_columns(tmp_path / "whole.parquet", SCHEMA, columns(ROWS))
     blocks = (columns(ROWS[start : start + 10]) for start in range(0, N_ROWS, 10))

@@ -216,7 +216,7 @@ def test_keyframes_are_selected_from_tensors_arrays_and_lists() -> None:
 @pytest.mark.parametrize(
     ("arguments", "more", "message"),
     [
-        (([0.1, 0.9], "top_k", 0), {}, "k is 0; a whole number, at least 1, was wanted"),
+        (([0.1, 0.9], "top_k", 0), {}, "k is 0; expected an integer of at least 1"),
         (([0.1, 0.9], "top_k", 1.0), {}, "k is 1.0; a whole number"),
         (([0.1, 0.9], "top_k", "1"), {}, "k is '1'; a whole number"),
         ((None, "uniform", 2), {"n_frames": -3}, "n_frames is -3; a whole number, at least 0"),

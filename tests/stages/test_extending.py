@@ -144,7 +144,7 @@ def odd({parameters}): ...
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ("run: RunContext, *, out: Output", "odd takes run, out; cfg, run, inputs and, by name, out was wanted"),
+        ("run: RunContext, *, out: Output", "odd takes run, out; expected cfg, run, inputs and, by name, out"),
         ("cfg, run: RunContext, *, out: Output", "the type of cfg is not given as a class derived from Config"),
     ],
 )

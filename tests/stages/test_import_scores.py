@@ -247,7 +247,7 @@ def test_missing_and_unused_scores_are_refused(
         in capsys.readouterr().err
     )
     assert sevila("run", demo, store, "--scores", f"{tmp_path}") == 1
-    assert "scores are not used here; wanted no --scores" in capsys.readouterr().err
+    assert "scores are not used here; expected no --scores" in capsys.readouterr().err
 
 
 def test_predicted_spans_become_scores_for_the_spans_selector(

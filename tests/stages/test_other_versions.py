@@ -16,7 +16,7 @@ from tests.stages.runs import artifact
 def test_a_table_of_another_schema_version_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     questions = artifact(store, "questions")
     monkeypatch.setattr(Questions.tables["questions"], "version", 99)
-    with pytest.raises(SchemaError, match=r"wanted version 99 .* run its stage again"):
+    with pytest.raises(SchemaError, match=r"expected version 99 .* run its stage again"):
         questions.rows("questions")
 
 

@@ -159,7 +159,7 @@ def test_a_table_with_more_rows_than_its_record_is_not_read(tmp_path: Path) -> N
     assert (things.path / "things.parquet").stat().st_size < 100_000
     tracemalloc.start()
     before = pa.total_allocated_bytes()
-    with pytest.raises(CorruptArtifactError, match=r"things\.parquet: claims 160000 rows, wanted 1"):
+    with pytest.raises(CorruptArtifactError, match=r"things\.parquet: claims 160000 rows, expected 1"):
         things.rows("things")
     assert pa.total_allocated_bytes() - before < 1 << 20 and tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()

@@ -206,7 +206,9 @@ def test_each_model_uses_the_address_and_key_of_its_own_server(
         ("https://all.example/v1", "all's"),
     ]
     monkeypatch.setenv("SEVILA_SERVERS", "some/model=127.0.0.1:8001")
-    with pytest.raises(MissingSourceError, match=r"SEVILA_SERVERS: some/model is '127.0.0.1:8001': wanted the address"):
+    with pytest.raises(
+        MissingSourceError, match=r"SEVILA_SERVERS: some/model is '127.0.0.1:8001': expected the address"
+    ):
         ServerPlace.of_environment("some/model")
     monkeypatch.setenv("SEVILA_SERVER_KEYS", "secret")
     monkeypatch.setenv("SEVILA_SERVERS", "some/model=http://127.0.0.1:8001/v1")

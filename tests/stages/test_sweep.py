@@ -101,7 +101,7 @@ def test_a_scorer_or_answerer_accepts_a_model_name_and_keys() -> None:
         (("--scorers", "clip,score_by_similarity.templat=x"), r"no key 'templat' .did you mean 'template'"),
         (("--answerers", "vml=x"), r"no answerer 'vml=x'.*did you mean 'vlm'"),
         (("--answerers", "served"), r"no answerer 'served'"),
-        (("--scorers", "clip=a", "--weights", "b=/tmp"), r"the name 'b' is not used here; wanted .*--weights a=PATH"),
+        (("--scorers", "clip=a", "--weights", "b=/tmp"), r"the name 'b' is not used here; expected .*--weights a=PATH"),
     ],
 )
 def test_an_invalid_scorer_answerer_or_place_is_refused_before_any_build(

@@ -270,7 +270,7 @@ def test_accuracy_is_nan_when_no_held_out_logits_are_finite() -> None:
 
 def test_untrainable_questions_are_counted_by_reason(world: World, tmp_path: Path) -> None:
     bare = make_world(tmp_path / "bare", videos=3, moments=False, answers=1)
-    with pytest.raises(SevilaError, match=r"no question to train on: .*no_moments.*wanted questions with labelled"):
+    with pytest.raises(SevilaError, match=r"no question to train on: .*no_moments.*expected questions with labelled"):
         bare.train("pretrain_localizer", tmp_path / "store")
     trained = bare.train("finetune_answerer", tmp_path / "store")
     assert trained.record.dropped == {"no_answer": 8}

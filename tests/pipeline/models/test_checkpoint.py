@@ -250,7 +250,7 @@ def test_a_directory_with_a_missing_shard_is_refused(tiny: Path, tmp_path: Path)
 
 
 def test_a_directory_without_weights_is_refused(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no weight file in it; wanted one of model"):
+    with pytest.raises(CheckpointError, match="no weight file in it; expected one of model"):
         load_vision_encoder(read_blip2_config(tiny), tmp_path)
 
 

@@ -178,7 +178,7 @@ def test_an_index_with_an_invalid_file_name_is_one_error(name: str, tiny: Path, 
     weights = Sources(DigestCache(tmp_path / "digests.json"), {"weights": [f"tiny-blip2={folder}"]}).weights(
         "tiny-blip2"
     )
-    assert "wanted one beside it; nothing of it is read" in weights.problem
+    assert "expected one beside it; nothing of it is read" in weights.problem
 
 
 def test_an_impossible_file_name_is_a_missing_source(tmp_path: Path) -> None:
