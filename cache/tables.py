@@ -100,15 +100,15 @@ def _joined(schema: Schema, tables: list[pa.Table]) -> pa.Table:
         return tables[0]
     parts = [table.columns for table in tables]
     tables.clear()
-    arrays = []
+    joined = []
     for field in schema.arrow():
         chunks = [chunk for columns in parts for chunk in columns.pop(0).chunks]
-        column = pa.table([pa.chunked_array(chunks, field.type)], [field.name])
+        column = pa.table([pa.chunked_array(chunks, field.type)], schema=pa.schema([field]))
         del chunks
-        arrays.append(column.combine_chunks().column(0))
+        joined.append(column.combine_chunks().column(0))  # in several pieces where a column has more than 2 GiB of text
         del column
         pa.default_memory_pool().release_unused()
-    return pa.Table.from_arrays(arrays, schema=schema.arrow())
+    return pa.Table.from_arrays(joined, schema=schema.arrow())
 
 
 def _table(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> pa.Table:

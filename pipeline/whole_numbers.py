@@ -15,5 +15,5 @@ def whole_number(name: str, value: Any, at_least: int) -> int:
     except TypeError:
         number = at_least - 1
     if number < at_least:
-        raise SevilaError(f"{name} is {value!r}; expected an integer of at least {at_least}")
+        raise SevilaError(f"{name} is {value!r}; expected a whole number, at least {at_least}")
     return number

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cache.errors import CorruptArtifactError, SchemaError
-from cache.tables import Schema, read_columns, read_head, read_rows, write_columns, write_rows
+from cache.tables import Schema, read_columns, read_head, read_rows, write_blocks, write_columns, write_rows
 
 SCHEMA = Schema(1, question_id="string", answer="int8", logits="list<float32>")
 ROWS = [
@@ -104,3 +104,11 @@ def test_a_row_count_that_differs_from_the_record_is_refused(tmp_path: Path, n_r
     write_rows(tmp_path / "x.parquet", schema, [{"number": 1}, {"number": 2}])
     with pytest.raises(CorruptArtifactError, match=f"2 rows, expected {n_rows}"):
         read_rows([tmp_path / "x.parquet"], schema, n_rows)
+
+
+@pytest.mark.slow
+def test_blocks_may_hold_more_than_2_gib_of_text(tmp_path: Path) -> None:
+    text = "x" * (256 << 20)  # one Arrow array of strings holds up to 2 GiB
+    noise = np.random.default_rng(0).bytes(10 << 20).hex()  # a file of equal texts alone is written uncompressed
+    blocks = [{"reply": [noise]}, *[{"reply": [text]}] * 9]
+    assert write_blocks(tmp_path / "a.parquet", Schema(1, reply="string"), blocks) == 10

@@ -216,10 +216,10 @@ def test_keyframes_are_selected_from_tensors_arrays_and_lists() -> None:
 @pytest.mark.parametrize(
     ("arguments", "more", "message"),
     [
-        (([0.1, 0.9], "top_k", 0), {}, "k is 0; expected an integer of at least 1"),
-        (([0.1, 0.9], "top_k", 1.0), {}, "k is 1.0; a whole number"),
-        (([0.1, 0.9], "top_k", "1"), {}, "k is '1'; a whole number"),
-        ((None, "uniform", 2), {"n_frames": -3}, "n_frames is -3; a whole number, at least 0"),
+        (([0.1, 0.9], "top_k", 0), {}, "k is 0; expected a whole number, at least 1"),
+        (([0.1, 0.9], "top_k", 1.0), {}, "k is 1.0; expected a whole number"),
+        (([0.1, 0.9], "top_k", "1"), {}, "k is '1'; expected a whole number"),
+        ((None, "uniform", 2), {"n_frames": -3}, "n_frames is -3; expected a whole number, at least 0"),
         ((None, "uniform", 2), {"n_frames": 3.5}, "n_frames is 3.5"),
         ((["a", "b"], "top_k", 1), {}, "scores: no numbers"),
         (({0: 1.0}, "top_k", 1), {}, "scores: no numbers"),
@@ -268,9 +268,9 @@ def test_numpy_numbers_are_accepted_as_settings(store: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decode_workers": 0}, "decode_workers is 0; a whole number, at least 1"),
+        ({"decode_workers": 0}, "decode_workers is 0; expected a whole number, at least 1"),
         ({"batch_tokens": 0.5}, "batch_tokens is 0.5"),
-        ({"processes": -1}, "processes is -1; a whole number, at least 0"),
+        ({"processes": -1}, "processes is -1; expected a whole number, at least 0"),
         ({"device": "gpu"}, "device 'gpu'"),
     ],
 )
