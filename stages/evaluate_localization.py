@@ -78,8 +78,10 @@ def evaluate_localization(
 ) -> None:
     """Evaluate keyframes, and the ranking of the frames, against the true moments."""
     true, clips = questions.true_moments(), frames.clips_of(questions)
-    chosen, by = typed_rows_of_all(keyframes, "keyframes", questions, JudgedFrames), keyframes.record.config["rank_by"]
-    ranked = scores.by_question(*RANKED_BY[by]).ranking(by) if scores is not None else {}
+    chosen, ranked = typed_rows_of_all(keyframes, "keyframes", questions, JudgedFrames), {}
+    if scores is not None:
+        by = keyframes.record.config["rank_by"]
+        ranked = scores.by_question(*RANKED_BY[by]).ranking(by)
 
     def known() -> Iterator[JudgedFrames]:
         return (row for row in chosen if row.question_id in true)

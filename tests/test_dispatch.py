@@ -104,3 +104,22 @@ def test_a_deleted_run_that_stayed_does_not_fail_its_parent_at_the_end(monkeypat
     workers._staying += [uuid4(), uuid4()]
     workers.release()
     assert len(asked) == 2
+
+
+def test_a_step_takes_idle_runs_and_leaves_those_that_are_about_to_end_their_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    busy, idle, dead = uuid4(), uuid4(), uuid4()
+    states = {busy: Running(), dead: Crashed(), idle: Running(name=staying.IDLE)}
+    handed_over = []
+    monkeypatch.setattr(
+        gpu_workers, "states_of", lambda client, run_ids: {run_id: states[run_id] for run_id in run_ids}
+    )
+    monkeypatch.setattr(
+        gpu_workers, "hand_over", lambda client, run_id, id: handed_over.append(run_id) or run_id == idle
+    )
+    workers = gpu_workers.GpuWorkers(lambda *run: uuid4())
+    workers._staying += [busy, dead, idle]
+    client: Any = None
+    assert workers._hand_over(client, "score_frames-v1-0") == idle and workers._hand_over(client, "none") is None
+    assert handed_over == [dead, idle] and workers._staying == [busy]

@@ -18,7 +18,7 @@ from prefect.states import State
 
 from workers.flow_runs import STATE_POLL_SECONDS, Submit, cancel, cancel_scheduled, n_online, states_of
 from workers.piece import BACK_OFF_SECONDS, PROGRESS_SECONDS, MakeAll, ShowLeft, count_failure, run_name
-from workers.staying import hand_over, is_idle, release
+from workers.staying import IDLE, hand_over, is_idle, release
 
 log = logging.getLogger("sevila")
 
@@ -93,11 +93,13 @@ class GpuWorkers:
 
     def _hand_over(self, client: SyncPrefectClient, id: str) -> UUID | None:
         """Hand an artifact to one of the runs that stay, and return the run; None if none is idle."""
-        while self._staying:
-            # Another branch took the last one; a user deleted the run.
-            with suppress(IndexError, ObjectNotFound, PrefectHTTPStatusError):
-                if hand_over(client, run_id := self._staying.pop(), id):
-                    return run_id
+        for run_id, state in states_of(client, list(self._staying)).items():
+            if state.name == IDLE or state.is_final():  # others are about to end their step
+                # Another branch took it; a user deleted the run.
+                with suppress(ValueError, ObjectNotFound, PrefectHTTPStatusError):
+                    self._staying.remove(run_id)
+                    if hand_over(client, run_id, id):
+                        return run_id
         return None
 
 
