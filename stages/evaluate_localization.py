@@ -78,10 +78,8 @@ def evaluate_localization(
 ) -> None:
     """Evaluate keyframes, and the ranking of the frames, against the true moments."""
     true, clips = questions.true_moments(), frames.clips_of(questions)
-    chosen, ranked = typed_rows_of_all(keyframes, "keyframes", questions, JudgedFrames), {}
-    if scores is not None:
-        by = keyframes.record.config["rank_by"]
-        ranked = scores.by_question(*RANKED_BY[by]).ranking(by)
+    chosen, config = typed_rows_of_all(keyframes, "keyframes", questions, JudgedFrames), keyframes.record.config
+    ranked = scores.by_question(*RANKED_BY[config["rank_by"]]).ranking(config["rank_by"]) if scores is not None else {}
 
     def known() -> Iterator[JudgedFrames]:
         return (row for row in chosen if row.question_id in true)
