@@ -160,7 +160,7 @@ def _moments_content(run: ReportedRun) -> dict[str, Any]:
     metrics = MomentMetrics(run.store, run.headline.metrics)
     config, headline = Questions(run.store, run.headline.questions).record.config, metrics.headline()
     dataset = config["dataset"] + (f" ({config['split']})" if config["split"] else "")
-    parts = [(f"On {dataset}, the true moments of the {headline.n_queries:,} queries are not known.", False)]
+    parts = [(f"On {dataset}, the true moments of the queries are not known.", False)]
     if headline.recall_at_one_percent is not None:
         value = (f"{headline.recall_at_one_percent:.1f} %", True)
         parts = [(f"On {dataset}, the first moment retrieved is right (IoU 0.5) for ", False), value]
