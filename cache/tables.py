@@ -176,11 +176,7 @@ def read_columns(
         CorruptArtifactError: a file is not readable Parquet, or the files have other than `n_rows` rows.
     """
     table = _read(paths, schema, names, n_rows)
-    for name in names:
-        if table[name].null_count:
-            raise SchemaError(
-                f"{paths[0].parent}: column {name!r} holds {table[name].null_count} nulls; read it as rows"
-            )
+    _refuse_nulls(paths, table, names, "; read it as rows")
     return {name: _numpy(table[name]) for name in names}
 
 
@@ -200,11 +196,18 @@ class StoredColumns:
 
 
 def read_stored(
-    paths: Sequence[Path], schema: Schema, names: Sequence[str], n_rows: int | None = None
+    paths: Sequence[Path], schema: Schema, names: Sequence[str], n_rows: int | None = None, whole: Sequence[str] = ()
 ) -> StoredColumns:
-    """Return the named columns of a table's files; raises like `read_columns`."""
+    """Return the named columns of a table's files, of which those in `whole` hold no nulls; raises like `read_columns`."""
     table = _read(paths, schema, names, n_rows)
+    _refuse_nulls(paths, table, whole, ", expected none; run its stage again")
     return StoredColumns([table[name] for name in names], table.num_rows)
+
+
+def _refuse_nulls(paths: Sequence[Path], table: pa.Table, names: Sequence[str], advice: str) -> None:
+    for name in names:
+        if n_nulls := table[name].null_count:
+            raise SchemaError(f"{paths[0].parent}: column {name!r} holds {n_nulls} nulls{advice}")
 
 
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:

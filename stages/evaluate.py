@@ -74,7 +74,8 @@ def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answ
     """Compare predictions with the right options, and count the questions that could not be asked."""
     answered = typed_rows_of_all(answers, "answers", questions, Answered)
     by_id = ByKey(questions.column("questions", "question_id"), questions.typed_rows("questions", RightOption))
-    table = accuracy_table(outcomes(by_id, answered), reporting(questions), cfg.resampling())
+    reported = reporting(questions)  # first, as it refuses a null question type
+    table = accuracy_table(outcomes(by_id, answered), reported, cfg.resampling())
     covered, missing = coverage((answer.video_id, answer.reason) for answer in answered)
     missing = [video for video in missing if video.reason.code not in Answers.reasons_of_questions]
     content = {

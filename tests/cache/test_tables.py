@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from cache.errors import CorruptArtifactError, SchemaError
-from cache.tables import Schema, read_columns, read_head, read_rows, write_blocks, write_columns, write_rows
+from cache.tables import (
+    Schema,
+    read_columns,
+    read_head,
+    read_rows,
+    read_stored,
+    write_blocks,
+    write_columns,
+    write_rows,
+)
 
 SCHEMA = Schema(1, question_id="string", answer="int8", logits="list<float32>")
 ROWS = [
@@ -104,6 +113,13 @@ def test_a_row_count_that_differs_from_the_record_is_refused(tmp_path: Path, n_r
     write_rows(tmp_path / "x.parquet", schema, [{"number": 1}, {"number": 2}])
     with pytest.raises(CorruptArtifactError, match=f"2 rows, expected {n_rows}"):
         read_rows([tmp_path / "x.parquet"], schema, n_rows)
+
+
+def test_nulls_are_refused_in_columns_that_hold_none(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.parquet", SCHEMA, ROWS)
+    assert read_stored([tmp_path / "a.parquet"], SCHEMA, ["answer"], 2).values() == [[None, 3]]
+    with pytest.raises(SchemaError, match="column 'answer' holds 1 nulls"):
+        read_stored([tmp_path / "a.parquet"], SCHEMA, ["answer"], 2, ["answer"])
 
 
 @pytest.mark.slow
