@@ -65,7 +65,7 @@ def test_windows_slightly_past_the_end_of_a_video_log_a_warning(caplog: pytest.L
     # The published baseline itself has three, up to 6 s past the end of a 144 s video.
     names = ("moment_detr_val_preds.jsonl", "highlight_val_release.jsonl")
     assert main(["moments", "evaluate", *(str(REAL / name) for name in names)]) == 0
-    assert "3 predicted windows reach past the end of their video, by up to 6 s" in caplog.text
+    assert "3 predicted windows end after their video, by up to 6 s" in caplog.text
 
 
 def test_windows_and_saliency_are_evaluated(files: Files) -> None:

@@ -143,7 +143,7 @@ def test_a_selector_learns_to_find_the_relevant_frame() -> None:
         frames[torch.arange(n), where] = signs[named]
         return frames, signs[named], where
 
-    for pass_on in (one_frame, lambda scores: top_k_frames(scores, 2, 50, 0.05)):
+    for k, pass_on in ((1, one_frame), (2, lambda scores: top_k_frames(scores, 2, 50, 0.05))):
         selector = FrameSelector(32)
         optimizer = torch.optim.AdamW(selector.parameters(), lr=3e-3)
         for _ in range(100):
@@ -155,4 +155,5 @@ def test_a_selector_learns_to_find_the_relevant_frame() -> None:
             optimizer.step()
         selector.eval()
         frames, question, where = sample(200)
-        assert float((selector(frames, question).argmax(dim=1) == where).float().mean()) > 0.9
+        chosen = selector(frames, question).topk(k, dim=1).indices
+        assert float((chosen == where[:, None]).any(dim=1).float().mean()) > 0.9
