@@ -12,7 +12,8 @@ from pydantic import Field
 
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Output
-from pipeline.engine.stage import PooledArtifact, RunContext
+from pipeline.engine.pooled import PooledArtifact
+from pipeline.engine.stage import RunContext
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.load_models import load_answerer
 from pipeline.inference.not_finite import not_finite_figure

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Output
-from pipeline.engine.stage import PooledArtifact, RunContext
+from pipeline.engine.pooled import PooledArtifact
+from pipeline.engine.stage import RunContext
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.load_models import load_localizer
 from pipeline.inference.long_images import FramesAtOnce, long_images, stretches_of

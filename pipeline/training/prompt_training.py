@@ -15,8 +15,9 @@ import numpy as np
 from cache.errors import SevilaError
 from cache.pool_reader import PoolReader
 from pipeline.engine.output import Output
+from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.progress import steps_bar
-from pipeline.engine.stage import PooledArtifact, RunContext
+from pipeline.engine.stage import RunContext
 from pipeline.inference.not_finite import LOSS
 from pipeline.inference.visual_prompt_weights import FILE
 from pipeline.inference.visual_windows import queries_of
