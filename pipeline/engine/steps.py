@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.store import Store
-from pipeline.engine.build import TRIES, Make, build, build_piece, rebuild
+from pipeline.engine.build import TRIES, Make, build, build_missing, rebuild
 from pipeline.engine.progress import at_step, quiet
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import AnnotationFiles, Sources, VideoFiles
@@ -263,7 +263,7 @@ class RunPieces:
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)
         if id == self._artifact:
-            build_piece(stage, cfg, self._run, inputs, None)
+            build_missing(stage, cfg, self._run, inputs)
             raise _Reached
         return stored(stage, id, inputs, self._run.store)
 
