@@ -54,8 +54,8 @@ def test_pieces_of_a_setting_are_tagged_with_the_parent_run(monkeypatch: pytest.
     )
     monkeypatch.setattr(dispatch, "create_progress_artifact", lambda *about: None)
     monkeypatch.setattr(dispatch, "build", lambda *step: "artifact")
-    missing = iter([[0], []])
-    monkeypatch.setattr(dispatch, "pieces", lambda *step: next(missing))
+    missing = iter([1, 0])
+    monkeypatch.setattr(dispatch, "count_missing", lambda *step: next(missing))
     monkeypatch.setattr(dispatch, "this_run", SimpleNamespace(id="run"))
     make = dispatch.Dispatch({"execution": {"dispatch": "workers"}}).make
     monkeypatch.setattr(dispatch, "this_run", SimpleNamespace(id="setting"))  # a nested flow run executes the step
