@@ -18,8 +18,8 @@ from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.files import disk_errors, refuse_links, remove_whole
 from cache.pool_reader import arrays_digest
 from cache.printable import counted
+from cache.rebuilding import aside, retire, set_aside
 from cache.record import Record
-from cache.remaking import aside, retire, set_aside
 from cache.store import Store
 from pipeline.engine.hardware import hardware_facts, reset_peaks
 from pipeline.engine.output import Output, ShardedOutput

@@ -139,7 +139,7 @@ def test_a_rebuild_with_equal_content_keeps_downstream_artifacts(run: RunContext
 def test_the_next_run_after_a_killed_rebuild_rebuilds_downstream_artifacts(run: RunContext) -> None:
     assert chain(run).value() == 3
     write_signal("source", "5")
-    code = "from cache.remaking import set_aside\nwith set_aside(run.store, toy_source.artifact_id(Nothing(), [])):\n"
+    code = "from cache.rebuilding import set_aside\nwith set_aside(run.store, toy_source.artifact_id(Nothing(), [])):\n"
     killed = start_process(run, code + "    os.kill(os.getpid(), 9)")
     assert killed.wait(60) == -signal.SIGKILL
     assert chain(run).value() == 11
