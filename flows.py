@@ -54,9 +54,9 @@ from workers.forms import (
     StageName,
     TokenCount,
 )
+from workers.idle_runs import make_pieces_and_stay
 from workers.pages import key_of, name_run, row_shower, run_title, show_summary, whose_page
 from workers.piece import final_state, open_request, split
-from workers.staying import make_pieces_and_stay
 
 
 @flow(name="sevila", on_cancellation=[cancel_pieces])

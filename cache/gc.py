@@ -19,12 +19,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from cache.dependencies import needed_parts, with_upstream
 from cache.errors import CorruptArtifactError, SchemaError, StoreError
 from cache.folders import changed_seconds, files_below, folders_in, readable, size_of, stage_of
+from cache.id_prefixes import find
 from cache.in_use import OWN_NAMES
-from cache.matching import find
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
-from cache.needs import needed_parts, with_upstream
 from cache.pool_listing import PARTS, every_key
 from cache.record import Record
 from cache.store import Store, remove_records

@@ -9,7 +9,7 @@ from typing import Any
 
 from cache.drop import Drops, pointing
 from cache.errors import StoreError
-from cache.matching import matching
+from cache.id_prefixes import matching
 from cache.pool_listing import PartId, every_part
 from cache.pool_reader import is_there, size_bytes
 from cache.printable import counted, printable, printable_lines

@@ -11,11 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cache.printable import printable_value
 from pipeline.video.thumbnails import as_jpeg, shape_or_coded
-from reports.asked_answer import AskedAnswer, AskedFrame, clock, percent_text
-from reports.asking import AskedRun
+from reports.ask_answer import AskAnswer, AskFrame, clock, percent_text
+from reports.ask_run import AskRun
 
 
-def answer_page(run: AskedRun, answer: AskedAnswer) -> str:
+def answer_page(run: AskRun, answer: AskAnswer) -> str:
     """Return the page as HTML; all texts are escaped."""
     width, height = 1, 1
     strip: list[dict[str, Any]] = []
@@ -43,7 +43,7 @@ def answer_page(run: AskedRun, answer: AskedAnswer) -> str:
     return _environment().get_template("ask.html").render(answer=answer, strip=strip, width=width, height=height)
 
 
-def _heights_percent(frames: list[AskedFrame]) -> list[int | None]:
+def _heights_percent(frames: list[AskFrame]) -> list[int | None]:
     """Return the position of each frame's score between the lowest and the highest, in percent; None without scores."""
     scores = [frame.logit_yes for frame in frames if frame.logit_yes is not None]
     if len(scores) < len(frames):

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from cache.errors import SevilaError
-from cache.matching import newest
+from cache.id_prefixes import newest
 from cache.record import Record
 from cache.store import Store
 from pipeline.engine.sources import Sources

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import SevilaError, did_you_mean
-from cache.matching import newest
+from cache.id_prefixes import newest
 from cache.pool_reader import PoolReader
 from cache.record import Record
 from cache.store import Store, stores_below

@@ -67,7 +67,7 @@ def _stage_with_output(
     raise RecipeError(f"{problem}{did_you_mean(name, names)}; there are: {', '.join(names)}")
 
 
-def with_others(stages: Mapping[str, Stage], chain: Chain) -> Chain:
+def with_appended(stages: Mapping[str, Stage], chain: Chain) -> Chain:
     """Return a chain that runs the stages of `[chain] also` at its end.
 
     Their inputs are the chain's artifacts, by parameter name: the name of an input of the chain's stages, or the kind.

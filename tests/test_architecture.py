@@ -62,7 +62,7 @@ EXCEPTIONS = {
 }
 
 # Files of stages/ without a stage.
-NO_STAGE = ("__init__", "all", "asking", "chain", "extensions", "others")
+NO_STAGE = ("__init__", "all", "ask_chain", "chain", "extensions", "replaceable")
 
 # Who may import a library.
 OWNERS = {
@@ -100,7 +100,7 @@ WITHOUT_TORCH = ("cache", "pipeline/datasets", "pipeline/video", "pipeline/metri
 NAMES_A_DATA_SET = {
     "stages/list_questions.py": {"plain"},  # the default is the user's own questions
     "cli/app.py": {"plain"},  # a help formatter
-    "reports/asking.py": {"plain"},  # the recipe
+    "reports/ask_run.py": {"plain"},  # the recipe
     "pipeline/shapes/files.py": {"timed_text"},  # a folder of the demo
     "pipeline/shapes/demo.py": {"timed_text"},
     "benchmarks/floors.py": {"plain"},

@@ -23,8 +23,8 @@ from coolname import generate_slug
 from cache.names import named_run
 from cache.store import Store
 from cli import main
-from tests.flow_acts import CONCURRENT_TESTS, HERE, extraction, options, places, run_concurrently
-from tests.flow_doors import *  # noqa: F403 - all tests share one server: starting one takes longer than most tests
+from tests.concurrent_flows import CONCURRENT_TESTS, HERE, extraction, options, places, run_concurrently
+from tests.flow_access import *  # noqa: F403 - all tests share one server: starting one takes longer than most tests
 from tests.flow_pieces import *  # noqa: F403
 from tests.prefect_server import ENDED, REPOSITORY, WORKER, PrefectServer, finished, running
 from tests.small_world import SMALL

@@ -17,8 +17,8 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import State
 
 from workers.flow_runs import STATE_POLL_SECONDS, Submit, cancel, cancel_scheduled, n_online, states_of
+from workers.idle_runs import IDLE, hand_over, is_idle, release
 from workers.piece import BACK_OFF_SECONDS, PROGRESS_SECONDS, MakeAll, ShowLeft, count_failure, run_name
-from workers.staying import IDLE, hand_over, is_idle, release
 
 log = logging.getLogger("sevila")
 
@@ -27,8 +27,8 @@ class GpuWorkers:
     """Workers of pool gpu, which build pieces in as many flow runs as the pool can run in parallel.
 
     Each flow run builds one piece after the other with the model it has loaded, until none is missing, and then stays for the
-    next step (workers/staying.py). A run is submitted again after a back-off if its worker was killed or its machine failed; the
-    other runs continue.
+    next step (workers/idle_runs.py). A run is submitted again after a back-off if its worker was killed or its machine failed;
+    the other runs continue.
     """
 
     def __init__(self, submit: Submit) -> None:

@@ -13,7 +13,7 @@ from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.record import Record
 from cache.store import Store
 from pipeline.engine.ahead import SHARD_POLL_SECONDS, LookAhead, StepAhead, in_a_thread, look_ahead
-from pipeline.engine.build import TRIES, Make, build, build_piece, rebuild
+from pipeline.engine.build import TRIES, Make, build, build_missing, rebuild
 from pipeline.engine.progress import at_step
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.rehearsal import rehearsed
@@ -256,7 +256,7 @@ class RunPieces:
         if id == self._artifact:
             published = self._published(stage, cfg, inputs)
             if published is not None:
-                build_piece(stage, cfg, self._run, published, None)
+                build_missing(stage, cfg, self._run, published)
             raise _Reached
         if id is not None:
             self._drafts[id] = stage.draft(cfg, inputs)

@@ -68,7 +68,7 @@ class Choice:
 UNTRAINED, PRETRAINED = Choice("untrained"), Choice("pretrained")
 
 
-class Picked(NamedTuple):
+class ChosenKeyframes(NamedTuple):
     """The keyframes of a choice, and the scores that selected them, if any."""
 
     scores: Artifact | None

@@ -8,12 +8,12 @@ import pytest
 
 from cache.errors import CorruptArtifactError, StoreError
 from cache.gc import survey
-from cache.matching import find, matching
+from cache.id_prefixes import find, matching
 from cache.names import named_run, pinning
 from cache.notes import read_note, write_note
 from cache.problem import Problem
+from cache.rebuilding import set_aside
 from cache.record import Record, artifact_id, describe_files
-from cache.remaking import set_aside
 from cache.store import Store
 from cache.verify import Verification
 

@@ -16,10 +16,10 @@ from cli.options import ExecutionOptions
 from pipeline.engine.stage import RunContext
 from pipeline.inference.resident import Models, keeping_models
 from pipeline.models import checkpoint
+from reports.ask_answer import answer_of, percent_text
 from reports.ask_page import answer_page
+from reports.ask_run import AskRequest, ask_video
 from reports.ask_server import answered_upload
-from reports.asked_answer import answer_of, percent_text
-from reports.asking import AskRequest, ask_video
 from tests.stages.runs import artifact
 from tests.videos import make_video, rotate
 

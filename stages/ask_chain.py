@@ -16,7 +16,7 @@ from stages.generate_answers import GeneratedAnswers
 from stages.init_answerer import AnswererWeights
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
-from stages.others import released, scored
+from stages.replaceable import initial_models, run_scorer
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from stages.select_keyframes import Keyframes
@@ -52,14 +52,16 @@ def ask(recipe: Recipe, step: Step, sources: Sources, trained: TrainedParts, has
         raise SevilaError("[chain] answerer: one question is answered by the Answerer; `sevila run` asks other models")
     split = requirements.splits_of(recipe).test
     questions = step(stages.list_questions, split.annotations(sources))
-    backbone, localizer, answerer = released(recipe, step, sources, *trained)
+    backbone, localizer, answerer = initial_models(recipe, step, sources, *trained)
     _refuse_other_backbone(trained, backbone)
     if answerer is None:  # a chain for moments has none, but the question is answered
         weights = requirements.weights_of(recipe, sources, stages.init_answerer)
         answerer = trained.answerer or step(stages.init_answerer, backbone, weights)
     frames = step(stages.sample_frames, sources.videos(split.dataset, questions))
     features = step(stages.extract_features, frames, backbone, *requirements.queried_by(recipe, localizer, answerer))
-    scores, vectors = scored(recipe, step, sources, SplitArtifacts(questions, frames, features, backbone), localizer)
+    scores, vectors = run_scorer(
+        recipe, step, sources, SplitArtifacts(questions, frames, features, backbone), localizer
+    )
     keyframes = step(stages.select_keyframes, questions, frames, scores, vectors)
     answer = stages.answer_questions if has_options else stages.generate_answers
     answers = cast(Answers | GeneratedAnswers, step(answer, questions, keyframes, features, backbone, answerer))
