@@ -19,7 +19,7 @@ from prefect.runtime import deployment as this_deployment
 from prefect.runtime import flow_run as this_run
 from prefect.states import Running, State
 
-from pipeline.inference.resident import Models, keeping_models
+from pipeline.loaded_models import keeping_models
 from workers.piece import make_pieces
 
 log = logging.getLogger("sevila")
@@ -33,7 +33,7 @@ NEXT_ARTIFACT = "next-artifact"  # key of the run's input
 
 def make_pieces_and_stay(artifact: str, request: dict[str, Any]) -> State[None]:
     """Build pieces as `make_pieces` does; on a worker of pool gpu, then stay for what the parent run hands over."""
-    with keeping_models(Models(in_turn=True)):
+    with keeping_models():
         state = make_pieces(artifact, request, _is_worker_wanted)
         while state.is_completed() and this_deployment.name == "gpu" and (artifact := _next_artifact(artifact)):
             state = make_pieces(artifact, request, _is_worker_wanted)
