@@ -186,8 +186,8 @@ class Push(Transfer):
             own = manifest_of(self._store, id, leave_out)
         if own is None:
             return None
-        theirs = self._manifest_there(id) if manifest_name(id) in self._there else None
-        both = own if theirs is None else merged(theirs, own, self._remote.address)
+        remote_manifest = self._manifest_there(id) if manifest_name(id) in self._there else None
+        both = own if remote_manifest is None else merged(remote_manifest, own, self._remote.address)
         folder, blobs = self._store.path(id), both.blobs()
         files = {blob: path_inside(folder, name) for name, blob in own.files()}
         files |= {blob: part_paths(holder(self._store, part), *part)[0] for part, blob in own.arrays()}
@@ -198,9 +198,9 @@ class Push(Transfer):
         }
         self._there |= {blob.name: blob.size_bytes for blob in copies}  # artifacts may share blobs
         self.plan(copies)
-        self.new += [] if theirs is not None else [id]
+        self.new += [] if remote_manifest is not None else [id]
         self.left_out += [id] if own.record.pool and len(own.parts) < len(references(self._store, own.record)) else []
-        return Outgoing(both, copies, theirs is None or both != theirs)
+        return Outgoing(both, copies, remote_manifest is None or both != remote_manifest)
 
     def _manifest_there(self, id: str) -> Manifest | None:
         """Return the remote's manifest of an artifact; None if it is missing, or damaged and thus written again."""

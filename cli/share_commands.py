@@ -92,14 +92,14 @@ def _stages_left_out(without_features: bool, without_frames: bool) -> list[str]:
     return ["extract_features"] * without_features + ["sample_frames"] * without_frames
 
 
-def _summary(what: str, transfer: Transfer, where: str) -> str:
+def _summary(verb: str, transfer: Transfer, where: str) -> str:
     from pipeline.text_table import human_size
 
     lines = [
-        f"{what} {len(transfer.new):,} of {counted(transfer.n_artifacts, 'artifacts')} {where}: "
+        f"{verb} {len(transfer.new):,} of {counted(transfer.n_artifacts, 'artifacts')} {where}: "
         f"{counted(transfer.n_files, 'files')}, {human_size(transfer.n_bytes)}; existing files were skipped"
     ]
     lines += [f"run {run.name}: {run.status}, {counted(len(run.artifacts), 'artifacts')}" for run in transfer.runs]
     lines += [f"without the arrays of {', '.join(transfer.left_out)}"] if transfer.left_out else []
-    lines += [f"{NOT_THERE[what]}: {', '.join(transfer.missing)}"] if transfer.missing else []
+    lines += [f"{NOT_THERE[verb]}: {', '.join(transfer.missing)}"] if transfer.missing else []
     return "\n".join(lines)

@@ -220,13 +220,13 @@ def _json_lines(path: Path) -> tuple[Sequence[str], Iterable[tuple[int, Mapping[
     return table.columns, [(row.line, row.cells) for row in table.rows]
 
 
-def _number(what: str, value: Any) -> float:
+def _number(key: str, value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) or value is None else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not abs(number) <= LARGEST:
-        raise BadRow(f"{what} is {shortened(repr(value), 43)}; expected a finite number")
+        raise BadRow(f"{key} is {shortened(repr(value), 43)}; expected a finite number")
     return number
 
 
