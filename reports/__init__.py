@@ -1,1 +1,1 @@
-"""Reports on finished runs: results, comparisons, sweeps, the paper's tables, listings and sizes of a store, the benchmark."""
+"""Reports on finished runs: results, comparisons, sweeps, the paper's tables, listings and sizes of a store, the data sets, the benchmark."""

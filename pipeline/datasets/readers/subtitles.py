@@ -20,9 +20,9 @@ import numpy as np
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About
 from pipeline.datasets.question import Video
-from pipeline.datasets.rows import json_items
-from pipeline.datasets.text_file import read_text
-from pipeline.datasets.values import BadRow, clip, exact_text, seconds
+from pipeline.datasets.readers.rows import json_items
+from pipeline.datasets.readers.text_file import read_text
+from pipeline.datasets.readers.values import BadRow, clip, exact_text, seconds
 
 TIMED_TEXT = (".srt", ".vtt")
 SUFFIXES = (*TIMED_TEXT, ".json")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.datasets.values import BadRow, exact_text, text
+from pipeline.datasets.readers.values import BadRow, exact_text, text
 from pipeline.option_letters import OPTION_LETTERS
 
 LABEL = re.compile(r"\(?([A-Z])[.):]\s*", re.IGNORECASE)  # "A. ", "A) ", "(A) ", "A: "
