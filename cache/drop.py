@@ -159,14 +159,12 @@ def _message(shards: dict[int, bool] | None) -> str:
     damaged = [str(number + 1) for number, is_intact in shards.items() if not is_intact]
     if not damaged:
         return "is unpublished; all its shards stay, and the next run of its recipe publishes it again"
-    what = (
+    shards_text = (
         f"shards {', '.join(damaged)} of {len(shards)} are"
         if damaged[1:]
         else f"shard {damaged[0]} of {len(shards)} is"
     )
-    return (
-        f"{what} removed, all others stay; the next run of its recipe makes {'these' if damaged[1:] else 'this'} again"
-    )
+    return f"{shards_text} removed, all others stay; the next run of its recipe makes {'these' if damaged[1:] else 'this'} again"
 
 
 def _intact_shards(folder: Path, record: Record | None, parts: list[PartId]) -> dict[int, bool] | None:

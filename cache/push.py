@@ -53,12 +53,12 @@ class Transfer:
         self.refused: dict[str, str] = {}
 
     @contextmanager
-    def refusing_links(self, what: str) -> Iterator[None]:
+    def refusing_links(self, item: str) -> Iterator[None]:
         """Skip an artifact, or a name, if the block raises `LinkError`, and keep the reason."""
         try:
             yield
         except LinkError as error:
-            self.refused[what] = str(error)
+            self.refused[item] = str(error)
 
     def named(self, names: Iterable[str], read: Callable[[str], NamedRun], is_requested: bool) -> list[NamedRun]:
         """Return the runs of names; names that are links are skipped, or raise `LinkError` if they are requested."""
@@ -79,7 +79,7 @@ class Transfer:
 
     def end(self, moved: str) -> None:
         """Raise `StoreError` with the reasons if anything was refused."""
-        reasons = [f"{what}: {why}" for what, why in self.refused.items()]
+        reasons = [f"{item}: {why}" for item, why in self.refused.items()]
         if reasons:
             more = f"; and {len(reasons) - MAX_REASONS} more" if len(reasons) > MAX_REASONS else ""
             raise StoreError(
@@ -266,15 +266,15 @@ def merged(first: Manifest, second: Manifest, where: str) -> Manifest:
     shared = [part for part in second.parts if part in first.parts]
     differing = next((part for part in shared if not same_arrays(second.parts[part], first.parts[part])), None)
     if first.record.content != second.record.content or differing:
-        what = f"the array {'/'.join(differing)} of {id}" if differing else id
-        raise conflict(where, what, "this store", "use another remote")
+        item = f"the array {'/'.join(differing)} of {id}" if differing else id
+        raise conflict(where, item, "this store", "use another remote")
     return replace(first, parts={**second.parts, **first.parts}, sources={**second.sources, **first.sources})
 
 
-def conflict(where: str, what: str, other: str, way_out: str) -> StoreError:
+def conflict(where: str, item: str, other: str, way_out: str) -> StoreError:
     """Return the error for an artifact or array whose contents at two places differ."""
     return StoreError(
-        f"{where}: has {what} with another content than {other}, and nothing is overwritten: it was made twice, with different "
+        f"{where}: has {item} with another content than {other}, and nothing is overwritten: it was made twice, with different "
         f"numbers (another GPU or number of threads); {way_out}"
     )
 

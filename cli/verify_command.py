@@ -108,5 +108,5 @@ def _verified(store: Store, ids: list[str], parts: Iterable[PartId], everything:
         verification.artifacts(ids)
         verification.parts(parts)
         if everything:
-            verification.rest()
+            verification.other_files()
     return verification

@@ -64,38 +64,38 @@ def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = No
     """Yield the items of a shard, and show how many are done."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    done, prefix = 0, _shard_prefix(shard)
+    n_done, prefix = 0, _shard_prefix(shard)
     # Without the step's number, which is in the log line above the bar, to fit into one line.
     name = f"{shard.stage.name}, {prefix}".rstrip(", ")
     with _loop_progress(shard.stage.name, desc=name, unit=unit, total=total) as progress:
 
         def words() -> str:
-            return f"{prefix}{done} of {total or '?'} {unit}s, {done / progress.seconds():.2g} a second"
+            return f"{prefix}{n_done} of {total or '?'} {unit}s, {n_done / progress.seconds():.2g} a second"
 
         for item in items:
-            progress.at((shard.place + done / (total or done + 1)) / shard.of, words)
+            progress.at((shard.place + n_done / (total or n_done + 1)) / shard.of, words)
             yield item
-            done += 1
-            progress.draw(done)
+            n_done += 1
+            progress.draw(n_done)
         progress.at((shard.place + 1) / shard.of, words)
 
 
 @contextmanager
 def count_bar(description: str, total: int, unit: Literal["B", "video", "frame"]) -> Iterator[Callable[[int], object]]:
     """Yield a function that adds to the number of bytes, videos or frames read, and shows it."""
-    done = 0
+    n_done = 0
     with _loop_progress(
         description, unit=unit, unit_scale=unit == "B", total=total, delay=1, dynamic_ncols=False
     ) as progress:
 
         def words() -> str:
-            return f"{done / 1e9:.1f} of {total / 1e9:.1f} GB" if unit == "B" else f"{done} of {total} {unit}s"
+            return f"{n_done / 1e9:.1f} of {total / 1e9:.1f} GB" if unit == "B" else f"{n_done} of {total} {unit}s"
 
         def add(more: int) -> None:
-            nonlocal done
-            done += more
-            progress.draw(done)
-            progress.at(done / max(total, 1), words)
+            nonlocal n_done
+            n_done += more
+            progress.draw(n_done)
+            progress.at(n_done / max(total, 1), words)
 
         yield add
 
@@ -133,9 +133,9 @@ def frame_progress(shard: Shard, total: int) -> Iterator[FrameProgress]:
 
 
 @contextmanager
-def steps_bar(description: str, total: int, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+def steps_bar(description: str, total: int, n_done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """Yield a function that shows a training's progress; call it with (steps done, figures of the last step)."""
-    with _loop_progress(description, unit="step", total=total, initial=done) as progress:
+    with _loop_progress(description, unit="step", total=total, initial=n_done) as progress:
 
         def show(step: int, figures: dict[str, float]) -> None:
             progress.draw(step, _in_words(figures))
@@ -176,12 +176,12 @@ class _LoopProgress:
     def seconds(self) -> float:
         return max(time.monotonic() - self._started, 1e-3)
 
-    def draw(self, done: int, words: str = "", total: int | None = None) -> None:
+    def draw(self, n_done: int, words: str = "", total: int | None = None) -> None:
         """Update the bar, if there is one, to `done` units, with `words` behind it."""
         if self._bar is not None:
             self._bar.total = total or self._bar.total
             self._bar.set_postfix_str(", ".join(filter(None, [self._waiting_words(), words])), refresh=False)
-            self._bar.update(done - self._bar.n)
+            self._bar.update(n_done - self._bar.n)
 
     def _waiting_words(self) -> str:
         return self._waiting.words(self.seconds)

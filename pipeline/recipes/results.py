@@ -176,7 +176,7 @@ class Results:
     _parts: list[TrainedWeights | Future[EvaluatedRow]] = field(default_factory=list)
 
     def trained(self, title: str, weights: Artifact) -> None:
-        """Add trained weights, described by `what`."""
+        """Add trained weights, described by `title`."""
         self._parts.append(TrainedWeights(title, weights))
 
     def refined(self, choice: Choice, labels: RoundLabels, weights: Artifact) -> None:
