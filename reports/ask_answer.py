@@ -74,20 +74,20 @@ class AskAnswer:
 
 def answer_of(run: AskRun) -> AskAnswer:
     """Return the answer that a run produced."""
-    asked = run.asked
-    (question,) = asked.questions.questions()
-    (chosen,) = typed_rows_of_all(asked.keyframes, "keyframes", asked.questions, ChosenFrames)
+    artifacts = run.artifacts
+    (question,) = artifacts.questions.questions()
+    (chosen,) = typed_rows_of_all(artifacts.keyframes, "keyframes", artifacts.questions, ChosenFrames)
     options: list[OptionProbability] = []
-    if isinstance(asked.answers, GeneratedAnswers):
-        (generated,) = typed_rows_of_all(asked.answers, "answers", asked.questions, AnswerText)
+    if isinstance(artifacts.answers, GeneratedAnswers):
+        (generated,) = typed_rows_of_all(artifacts.answers, "answers", artifacts.questions, AnswerText)
         answer, reason, truncated = generated.text, generated.reason, generated.truncated
         probability = float(np.exp(np.sum(generated.log_probabilities))) if not reason else None
     else:
-        (row,) = typed_rows_of_all(asked.answers, "answers", asked.questions, AnswerRow)
+        (row,) = typed_rows_of_all(artifacts.answers, "answers", artifacts.questions, AnswerRow)
         options, reason, truncated = _shares(question, row), row.reason, row.truncated
         best = next((option for option in options if option.chosen), None)
         answer, probability = (best.text, best.probability) if best else ("", None)
-    kinds = {name: artifact.id for name, artifact in asked._asdict().items() if artifact is not None}
+    kinds = {name: artifact.id for name, artifact in artifacts._asdict().items() if artifact is not None}
     return AskAnswer(
         *(question.video_id, question.question, answer, probability, str(reason), options),
         *(_frames(run, question, chosen), truncated, run.answered_by, kinds),
@@ -102,7 +102,7 @@ def _shares(question: Question, row: AnswerRow) -> list[OptionProbability]:
 
 
 def _frames(run: AskRun, question: Question, chosen: ChosenFrames) -> list[AskFrame]:
-    frames, scores = run.asked.frames, run.asked.scores
+    frames, scores = run.artifacts.frames, run.artifacts.scores
     clip = frames.clips().get((question.video_id, question.clip_id))
     if clip is None:  # the video could not be read
         return []
@@ -161,6 +161,6 @@ def percent_text(share: float) -> str:
 
 def clock(seconds: float) -> str:
     """Return a time as in video players, with one decimal: 0:04.2, 1:02:03.0."""
-    minutes, rest = divmod(round(seconds * 10) / 10, 60)
+    minutes, remainder = divmod(round(seconds * 10) / 10, 60)
     hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+    return f"{hours}:{minutes:02d}:{remainder:04.1f}" if hours else f"{minutes}:{remainder:04.1f}"

@@ -20,12 +20,12 @@ def answer_page(run: AskRun, answer: AskAnswer) -> str:
     width, height = 1, 1
     strip: list[dict[str, Any]] = []
     if answer.frames:
-        (video,) = run.asked.frames.videos()
+        (video,) = run.artifacts.frames.videos()
         (width, height), _ = shape_or_coded(run.video, None, (), (video.width or 1, video.height or 1))
-        (clip,) = run.asked.frames.clips().values()
+        (clip,) = run.artifacts.frames.clips().values()
         rows = clip["row"].tolist()
         distinct = sorted(set(rows))
-        pictures = run.asked.frames.open().read(video.video_id, distinct)
+        pictures = run.artifacts.frames.open().read(video.video_id, distinct)
         images = {
             row: base64.b64encode(as_jpeg(picture)).decode() for row, picture in zip(distinct, pictures, strict=True)
         }

@@ -25,7 +25,7 @@ from pipeline.shapes.demo import DEMO
 from pipeline.video.frames import IMAGE_SUFFIXES
 from reports.named_runs import pinned
 from stages.all import STAGES
-from stages.ask_chain import Asked, TrainedParts, ask
+from stages.ask_chain import AskArtifacts, TrainedParts, ask
 from stages.finetune_answerer import finetune_answerer
 from stages.init_answerer import AnswererWeights
 from stages.init_localizer import LocalizerWeights
@@ -71,7 +71,7 @@ class AskRun(NamedTuple):
     """A question about a video that was run: its artifacts, its recipe, and the name of the weights that answered."""
 
     video: Path
-    asked: Asked
+    artifacts: AskArtifacts
     recipe: Recipe
     answered_by: str
 
@@ -105,8 +105,8 @@ def ask_video(request: AskRequest, run: RunContext) -> AskRun:
         trained = _trained(request, run.store, loaded)
         with run.store.in_use(), pinned(run.store, "", loaded, []) as pin:
             chain = partial(ask, trained=trained, has_options=bool(request.options))
-            asked = chain(loaded, Run(loaded, run, pin, chain=chain), sources)
-    return AskRun(video, asked, loaded, _answered_by(loaded, trained))
+            artifacts = chain(loaded, Run(loaded, run, pin, chain=chain), sources)
+    return AskRun(video, artifacts, loaded, _answered_by(loaded, trained))
 
 
 def _uses_demo(request: AskRequest) -> bool:

@@ -67,7 +67,7 @@ def training_line(training: TrainedWeights) -> str:
     losses = [step.loss for step in steps]
     tenth = max(1, len(losses) // 10)
     first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
-    parts = [f"{training.what}: loss {first:.3f} -> {last:.3f} in {len(losses)} steps"]
+    parts = [f"{training.title}: loss {first:.3f} -> {last:.3f} in {len(losses)} steps"]
     figures: dict[str, list[float]] = {}
     for row in sorted(training.weights.typed_rows("validation", ValidationFigure), key=lambda row: row.step):
         figures.setdefault(row.figure, []).append(row.value)

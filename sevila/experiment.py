@@ -185,8 +185,8 @@ class RunTables:
             known = sorted({tables.stage for tables in self.artifacts})
             raise SevilaError(f"this run has no {stage!r}{did_you_mean(str(stage), known)}; stages: {', '.join(known)}")
         settings = [tables.setting for tables in of_stage if tables.setting]
-        what = f"several {stage!r}" if chosen else f"no {stage!r} with setting {setting!r}"
-        raise SevilaError(f"this run has {what}; settings: {'; '.join(settings) or 'none'}")
+        problem = f"several {stage!r}" if chosen else f"no {stage!r} with setting {setting!r}"
+        raise SevilaError(f"this run has {problem}; settings: {'; '.join(settings) or 'none'}")
 
 
 def _places(place: Place | None) -> list[str]:

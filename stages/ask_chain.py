@@ -29,7 +29,7 @@ class TrainedParts(NamedTuple):
     answerer: AnswererWeights | None = None
 
 
-class Asked(NamedTuple):
+class AskArtifacts(NamedTuple):
     """The artifacts of one question; `scores` is None if the selector uses none."""
 
     questions: Questions
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
 
 
 @keeping_models()
-def ask(recipe: Recipe, step: Step, sources: Sources, trained: TrainedParts, has_options: bool) -> Asked:
+def ask(recipe: Recipe, step: Step, sources: Sources, trained: TrainedParts, has_options: bool) -> AskArtifacts:
     """Run Figure 1 up to the answers; open answers if the questions have no options.
 
     Raises:
@@ -65,7 +65,7 @@ def ask(recipe: Recipe, step: Step, sources: Sources, trained: TrainedParts, has
     keyframes = step(stages.select_keyframes, questions, frames, scores, vectors)
     answer = stages.answer_questions if has_options else stages.generate_answers
     answers = cast(Answers | GeneratedAnswers, step(answer, questions, keyframes, features, backbone, answerer))
-    return Asked(questions, frames, cast(FrameScores | None, scores), keyframes, answers)
+    return AskArtifacts(questions, frames, cast(FrameScores | None, scores), keyframes, answers)
 
 
 def _refuse_other_backbone(trained: TrainedParts, backbone: Artifact) -> None:

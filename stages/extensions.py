@@ -20,10 +20,10 @@ NAMED_WEIGHTS = "weights"  # the input for the weights that the stage's config k
 Chain = Callable[[Recipe, Step, Sources], Any]
 
 
-def of_others(ours: Mapping[str, Stage]) -> dict[str, Stage]:
+def of_others(built_in: Mapping[str, Stage]) -> dict[str, Stage]:
     """Return other packages' stages by name; warn of those that cannot be loaded or share a name, and omit them."""
     stages: dict[str, Stage] = {}
-    registry = Registry[Stage]("stage", "sevila.stages", lambda: ours, _problem)
+    registry = Registry[Stage]("stage", "sevila.stages", lambda: built_in, _problem)
     for name in registry.names_of_others():
         try:
             stages[name] = registry.named(name)

@@ -54,8 +54,8 @@ EXCEPTIONS = {
         "pipeline.datasets.adapter",
         "pipeline.datasets.question",
         "pipeline.datasets.registry",
-        "pipeline.datasets.score_files",
-        "pipeline.datasets.subtitles",
+        "pipeline.datasets.readers.score_files",
+        "pipeline.datasets.readers.subtitles",
         "pipeline.video.image_names",
         "pipeline.video.video_folder",
     },
@@ -138,7 +138,7 @@ LIBRARY_NAMES = {("pipeline/video/containers.py", "tell")}  # method of a file
 # Modules of cache/ that every file of pipeline/ may import; those about the store are for the engine.
 STORE_INDEPENDENT = ("cache.errors", "cache.files", "cache.lazy", "cache.printable", "cache.untrusted")
 STORE_EXCEPTIONS = {
-    "pipeline/datasets/parquet_file.py": {"cache.parquet"},  # annotations in Parquet files
+    "pipeline/datasets/readers/parquet_file.py": {"cache.parquet"},  # annotations in Parquet files
     "pipeline/video/video_bytes.py": {"cache.digests"},  # checks that a file is unchanged
     "pipeline/inference/frame_encoding.py": {"cache.pool", "cache.pool_reader"},  # stores encoded frames
     "pipeline/video/stored_video.py": {"cache.pool"},  # stores sampled frames

@@ -63,12 +63,12 @@ def release(client: SyncPrefectClient, run_id: UUID) -> None:
     client.create_flow_run_input(run_id, NEXT_ARTIFACT, "")
 
 
-def _next_artifact(done: str) -> str:
+def _next_artifact(built: str) -> str:
     """Wait for another artifact; return its id, or an empty text if there is none."""
     run_id = UUID(str(this_run.id))
     try:
         with get_client(sync_client=True) as client:
-            client.set_flow_run_state(run_id, Running(name=IDLE, message=done))
+            client.set_flow_run_state(run_id, Running(name=IDLE, message=built))
             give_up = time.monotonic() + IDLE_SECONDS
             while time.monotonic() < give_up:
                 if inputs := client.filter_flow_run_input(run_id, NEXT_ARTIFACT, limit=1, exclude_keys=set()):

@@ -36,15 +36,15 @@ class Deferred:
 
     def __init__(self, recipe: Recipe, run: RunContext, step: Step, evaluated: Changes) -> None:
         # Artifacts that replace those of steps, by stage and setting.
-        self.given: dict[tuple[str, str], Artifact] = {}
+        self.replacements: dict[tuple[str, str], Artifact] = {}
         self._recipe, self._store, self._step, self._evaluated = recipe, run.store, step, evaluated
         self._steps: dict[int, DeferredStep] = {}  # by the handle that the step returned
         self._stale: dict[str, str] = {}  # cache: why an artifact is stale, by id
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return a handle of the artifact of this step."""
-        if (stage.name, setting) in self.given:
-            return self.given[stage.name, setting]
+        if (stage.name, setting) in self.replacements:
+            return self.replacements[stage.name, setting]
         if not setting.endswith(OF_TRAINING):
             changes |= self._evaluated.get(stage.name, {})
         cfg = self._recipe.config(stage, **changes)

@@ -69,7 +69,7 @@ class RunNumbers:
         self._outcomes: dict[str, list[Outcome]] = {}
 
     @cached_property
-    def asked(self) -> Sequence[Question]:
+    def question_rows(self) -> Sequence[Question]:
         """The questions, in the order of their file."""
         return self.questions.questions()
 
@@ -100,7 +100,7 @@ class RunNumbers:
         if setting.answers not in self._outcomes:
             rows = stored_as(self.run.store, setting.answers, Answers).typed_rows("answers", Answered)
             by_id = {row.question_id: row for row in rows}
-            questions = {question.question_id: question for question in self.asked}
+            questions = {question.question_id: question for question in self.question_rows}
             in_order = [by_id.get(id) or Answered(id, questions[id].video_id, _NOT_ASKED, None) for id in questions]
             self._outcomes[setting.answers] = outcomes(questions, in_order)
         return self._outcomes[setting.answers]
@@ -206,9 +206,9 @@ def result_sentence(numbers: RunNumbers) -> Sequence[tuple[str, bool]]:
     headline = numbers.headline(run.headline)
     dataset = config["dataset"] + (f" ({config['split']})" if config["split"] else "")
     if headline.accuracy_percent is None:
-        asked, *others = numbers.coverage()
-        n_questions = sum(row.n_questions for row in (asked, *others))
-        answered = f"{asked.n_questions:,} of {counted(n_questions, 'questions')} were answered"
+        question_rows, *others = numbers.coverage()
+        n_questions = sum(row.n_questions for row in (question_rows, *others))
+        answered = f"{question_rows.n_questions:,} of {counted(n_questions, 'questions')} were answered"
         return [(f"On {dataset}, {answered}; the right answers are not known, so there is no accuracy.", False)]
     setting = run.headline
     is_sevila = setting.column in ANSWERED_COLUMNS

@@ -43,14 +43,14 @@ def test_a_link_in_place_of_an_artifact_is_reported_and_not_read(tmp_path: Path)
         with pytest.raises(StoreError, match=f"{folder}: is a link"):
             read(id)
     verification = Verification(store)
-    verification.rest()
+    verification.other_files()
     assert [(problem.piece, problem.path) for problem in verification.problems] == [("link", folder)]
     with pinning(store, "x", "recipe", {}, []) as pins:
         pins.add(id, "make", "")
     with pytest.raises(StoreError, match="is a link"):
         survey(store)
     verification = Verification(store)
-    verification.rest()
+    verification.other_files()
     assert [(problem.piece, problem.path) for problem in verification.problems] == [("link", folder)]
 
 
