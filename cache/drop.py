@@ -61,7 +61,7 @@ class Drops:
         except OSError as error:
             self.remaining.append(sentence(error))
 
-    def of(self, verification: Verification) -> None:
+    def drop_damaged(self, verification: Verification) -> None:
         """Drop the damaged pieces of a verification; intact ones are never removed.
 
         Each piece is verified again under its lock before its removal, as another process may have rebuilt it meanwhile.

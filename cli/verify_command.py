@@ -31,7 +31,7 @@ def verify(store: Store, names: Sequence[str], everything: bool, drop: bool, as_
         verification = _verified(store, *_selected(store, names, everything), everything)
         drops = Drops(store, remove=drop)
         if not read_only:  # locks need write access
-            drops.of(verification)
+            drops.drop_damaged(verification)
     status = 1 if verification.problems and not (drop and not drops.remaining) else 0
     if as_json:
         print_json(_content(verification, drops, drop))
