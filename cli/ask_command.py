@@ -133,7 +133,7 @@ def ask(
 
 
 def _serve(ask: Callable[[Path, str, Sequence[str]], AskRun], page: PageOptions) -> int:
-    from pipeline.inference.resident import Models, keeping_models
+    from pipeline.loaded_models import Models, keeping_models
     from reports.ask_answer import answer_of
     from reports.ask_page import answer_page
     from reports.ask_server import served, wait

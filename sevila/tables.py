@@ -17,7 +17,8 @@ from cache.pool_reader import PoolReader
 from cache.record import Record
 from cache.store import Store, stores_below
 from cache.tables import read_table
-from pipeline.engine.stage import Artifact, PooledArtifact
+from pipeline.engine.pooled import PooledArtifact
+from pipeline.engine.stage import Artifact
 from stages.all import STAGES
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from pipeline.engine.weights import Weights
 from pipeline.inference.local_vlm import LetterReadout, LocalVlm
 from pipeline.inference.not_finite import ANSWERS, BROKEN
 from pipeline.inference.questions_by_video import QuestionsOfVideo, ask_videos
+from pipeline.inference.resident import resident
 from pipeline.inference.written_answers import (
     GARBAGE,
     REFUSED,
@@ -188,10 +189,13 @@ def _reader(cfg: AnswerWithVlm, run: RunContext, weights: Weights | None) -> Pic
 def _load(cfg: AnswerWithVlm, run: RunContext, weights: Weights) -> ImageTextModel:
     from pipeline.models.image_text import ImageTextModel
 
-    assert weights.path is not None
-    model = ImageTextModel(weights.path, run.torch_device(), cfg.precision)
-    weights.refuse_changed()
-    return model
+    def load() -> ImageTextModel:
+        assert weights.path is not None
+        model = ImageTextModel(weights.path, run.torch_device(), cfg.precision)
+        weights.refuse_changed()
+        return model
+
+    return resident(weights, "image-text model", cfg.precision, run, load)
 
 
 def _answer_row(chosen: ChosenFrames, answer: WrittenAnswer) -> AnswerRow:

@@ -8,7 +8,7 @@ from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
-from pipeline.inference.resident import keeping_language
+from pipeline.loaded_models import keeping_models
 from pipeline.recipes import checks, requirements
 from pipeline.recipes.requirements import SplitArtifacts
 from stages.answer_questions import Answers
@@ -39,7 +39,7 @@ class AskArtifacts(NamedTuple):
     answers: Answers | GeneratedAnswers
 
 
-@keeping_language
+@keeping_models()
 def ask(recipe: Recipe, step: Step, sources: Sources, trained: TrainedParts, has_options: bool) -> AskArtifacts:
     """Run Figure 1 up to the answers; open answers if the questions have no options.
 

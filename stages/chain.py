@@ -10,7 +10,7 @@ from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
-from pipeline.inference.resident import keeping_language
+from pipeline.loaded_models import keeping_models
 from pipeline.recipes import checks, requirements
 from pipeline.recipes import results as choices
 from pipeline.recipes.requirements import InitialModels, Split, SplitArtifacts, splits_of
@@ -21,7 +21,7 @@ from stages.replaceable import choose_keyframes, initial_models, run_answerer, r
 
 def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Results | Artifact]:
     """Return the recipe's chain: `full`, which returns `Results`, or `forward`, which returns metrics (always for queries)."""
-    return keeping_language(full if requirements.evaluates_settings(recipe) else with_appended(stages.STAGES, forward))
+    return keeping_models()(full if requirements.evaluates_settings(recipe) else with_appended(stages.STAGES, forward))
 
 
 def forward(recipe: Recipe, step: Step, sources: Sources) -> Artifact:

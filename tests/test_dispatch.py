@@ -123,3 +123,33 @@ def test_a_step_takes_idle_runs_and_leaves_those_that_are_about_to_end_their_ste
     client: Any = None
     assert workers._hand_over(client, "score_frames-v1-0") == idle and workers._hand_over(client, "none") is None
     assert handed_over == [dead, idle] and workers._staying == [busy]
+
+
+def test_runs_that_began_on_an_unfinished_input_build_the_pieces_and_are_cancelled_where_nothing_comes_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submitted: list[Any] = []
+    cancelled: list[Any] = []
+
+    def submit(*arguments: Any) -> Any:
+        submitted.append(uuid4())
+        return submitted[-1]
+
+    monkeypatch.setattr(gpu_workers, "get_client", lambda **options: nullcontext())
+    monkeypatch.setattr(gpu_workers, "_n_slots", lambda client: 2)
+    monkeypatch.setattr(
+        gpu_workers, "_states_when_over", lambda client, waiting, id: dict.fromkeys(waiting, Completed())
+    )
+    monkeypatch.setattr(gpu_workers, "cancel_scheduled", lambda client, run_ids: [])
+    monkeypatch.setattr(gpu_workers, "cancel", lambda client, run_ids: cancelled.extend(run_ids))
+    monkeypatch.setattr(gpu_workers, "release", lambda client, run_id: None)
+    monkeypatch.setattr(gpu_workers, "STATE_POLL_SECONDS", 0)
+    workers = gpu_workers.GpuWorkers(submit)
+    for id in ("extract_features-v2-0", "extract_features-v2-0", "extract_features-v2-1"):  # the first is tried again
+        workers.begin(id)
+    assert len(submitted) == 4
+    with workers.connected() as make_all:
+        make_all("extract_features-v2-0", 3, Counter(), lambda: 0)
+    assert len(submitted) == 4 and not cancelled
+    workers.release()
+    assert cancelled == submitted[2:]

@@ -19,6 +19,7 @@ from prefect import get_client
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.runtime import flow_run as this_run
 
+from pipeline.engine.ahead import StepAhead, in_a_thread
 from pipeline.engine.build import build, count_missing
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from workers.flow_runs import Submit, cancel_scheduled, n_online, pieces_tag, submit
@@ -65,6 +66,17 @@ class Dispatch:
             with _helped(stage, str(stage.artifact_id(cfg, inputs)), n_missing - 1, self._submit):
                 return build(stage, cfg, run, inputs)
         return build(stage, cfg, run, inputs)
+
+    @contextmanager
+    def look_ahead(self, step: StepAhead, run: RunContext) -> Iterator[None]:
+        """Begin on a step while the block makes its input: on workers of pool gpu, or in a thread of this process."""
+        if self._target == "here":
+            with in_a_thread(step, run):
+                yield
+            return
+        if self._target == "workers":
+            self._workers.begin(step.id)
+        yield
 
     def n_at_once(self) -> int:
         """Return how many branches of a chain can run in parallel: one for each GPU worker, or GPU of the Ray cluster."""

@@ -25,7 +25,7 @@ from pipeline.engine.hardware import hardware_facts, reset_peaks
 from pipeline.engine.output import Output, ShardedOutput
 from pipeline.engine.progress import step_name
 from pipeline.engine.read_inputs import ReadInputs
-from pipeline.engine.stage import Artifact, Config, RunContext, Stage
+from pipeline.engine.stage import Artifact, Config, Plan, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
@@ -145,11 +145,16 @@ def _sharded(
     read: ReadInputs,
     only: Sequence[int] | None = None,
 ) -> ShardedOutput:
-    assert stage.plan is not None
-    arguments = {"cfg": cfg, "run": run, **dict(zip(stage.inputs, inputs, strict=True))}
-    plan = partial(stage.plan, **{name: arguments[name] for name in inspect.signature(stage.plan).parameters})
+    plan = planned(stage, cfg, run, inputs)
     hardware = partial(hardware_facts, stage.gpu, run)
     return ShardedOutput(run.store, read.artifact, stage, plan, only, hardware, read)
+
+
+def planned(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Callable[[], Plan]:
+    """Return a function that plans the shards of an artifact."""
+    assert stage.plan is not None
+    arguments = {"cfg": cfg, "run": run, **dict(zip(stage.inputs, inputs, strict=True))}
+    return partial(stage.plan, **{name: arguments[name] for name in inspect.signature(stage.plan).parameters})
 
 
 def _begin(stage: Stage, run: RunContext, inputs: Sequence[Any], id: str) -> ReadInputs:
