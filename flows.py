@@ -36,7 +36,7 @@ from reports.benchmark_history import NightRow
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 from reports.benchmark_text import night_markdown
 from reports.named_runs import pinned
-from reports.page.at_end import is_report_wanted, report_at_end, strips_at_end
+from reports.page.run_report import is_report_wanted, report_at_end, strips_at_end
 from reports.page.runs import title_of
 from stages.chain import chain_of
 from workers.as_tasks import RETRIED, AsTasks, make_as_tasks
@@ -55,7 +55,7 @@ from workers.forms import (
     TokenCount,
 )
 from workers.idle_runs import make_pieces_and_stay
-from workers.pages import key_of, name_run, row_shower, run_title, show_summary, whose_page
+from workers.pages import key_of, name_run, row_progress, run_title, show_summary, source_of_page
 from workers.piece import final_state, open_request, split
 
 
@@ -199,8 +199,8 @@ def sevila_benchmark(
         name_run(f"benchmark {chosen.name}")
         sources = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-        night = run_night(chosen, main, sources, device, batch_tokens, row_shower(chosen), _setting_as_a_task)
-        page = f"{night_markdown(night)}\n\n{whose_page(main)}"
+        night = run_night(chosen, main, sources, device, batch_tokens, row_progress(chosen), _setting_as_a_task)
+        page = f"{night_markdown(night)}\n\n{source_of_page(main)}"
         create_markdown_artifact(
             page, key_of(f"benchmark-{chosen.name}"), f"Benchmark {code(chosen.name)}, night by night"
         )

@@ -53,7 +53,7 @@ def run(
     """
     from pipeline.engine.steps import Run
     from reports.named_runs import pinned
-    from reports.page.at_end import report_at_end
+    from reports.page.run_report import report_at_end
     from reports.page.runs import title_of
     from reports.summary import summary, summary_content
     from stages.chain import chain_of
