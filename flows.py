@@ -89,12 +89,12 @@ def sevila(
     def work() -> State[str]:
         chosen, run, sources = open_request(**request)
         name_run(run_title(f"{chosen.name} {chosen.chain.kind}", settings, seed))
-        with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
+        with run.store.in_use(), pinned(run.store, name, chosen, [seed]) as pin:
             with Dispatch(request) as dispatch, branching(dispatch.n_at_once) as branches:
                 steps = Run(chosen, run, pin, dispatch.make, chain_of(chosen), dispatch.look_ahead)
                 results = chain_of(chosen)(chosen, AsTasks(chosen, steps, branches), sources)
             steps.pin_in_order()
-            report_title = name or title_of(chosen.name, [] if seed is None else [seed])
+            report_title = name or title_of(chosen.name, [seed])
             page = report_at_end(report_title, chosen, steps, sources, started, pin) if is_report_wanted() else None
             report = (page, strips_at_end(chosen, steps, sources)) if page else None
         title, key = f"Recipe {code(chosen.name)}", key_of(f"sevila-{chosen.name}")
@@ -131,8 +131,7 @@ def sevila_stage(
     def work() -> State[str]:
         chosen, run, sources = open_request(**request, remembered=["videos"])
         name_run(run_title(f"{chosen.name}: {stage}", settings, seed))
-        seeds = [] if seed is None else [seed]
-        with run.store.in_use(), pinned(run.store, "", chosen, seeds) as pin, Dispatch(request) as dispatch:
+        with run.store.in_use(), pinned(run.store, "", chosen, [seed]) as pin, Dispatch(request) as dispatch:
             steps = RunOnly(stage, chosen, run, again, pin, make_as_tasks(dispatch.make))
             artifacts = steps.walk(chain_of(chosen), sources)
         title = f"Stage {code(stage)} of recipe {code(chosen.name)}"
