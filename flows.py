@@ -36,7 +36,7 @@ from reports.benchmark_history import NightRow
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 from reports.benchmark_text import night_markdown
 from reports.named_runs import pinned
-from reports.page.at_end import is_report_wanted, report_at_end, strips_at_end
+from reports.page.run_report import is_report_wanted, report_at_end, strips_at_end
 from reports.page.runs import title_of
 from stages.chain import chain_of
 from workers.as_tasks import RETRIED, AsTasks, make_as_tasks
@@ -55,7 +55,7 @@ from workers.forms import (
     TokenCount,
 )
 from workers.idle_runs import make_pieces_and_stay
-from workers.pages import key_of, name_run, row_shower, run_title, show_summary, whose_page
+from workers.pages import key_of, name_run, row_progress, run_title, show_summary, source_of_page
 from workers.piece import final_state, open_request, split
 
 
@@ -89,12 +89,12 @@ def sevila(
     def work() -> State[str]:
         chosen, run, sources = open_request(**request)
         name_run(run_title(f"{chosen.name} {chosen.chain.kind}", settings, seed))
-        with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
+        with run.store.in_use(), pinned(run.store, name, chosen, [seed]) as pin:
             with Dispatch(request) as dispatch, branching(dispatch.n_at_once) as branches:
                 steps = Run(chosen, run, pin, dispatch.make, chain_of(chosen), dispatch.look_ahead)
                 results = chain_of(chosen)(chosen, AsTasks(chosen, steps, branches), sources)
             steps.pin_in_order()
-            report_title = name or title_of(chosen.name, [] if seed is None else [seed])
+            report_title = name or title_of(chosen.name, [seed])
             page = report_at_end(report_title, chosen, steps, sources, started, pin) if is_report_wanted() else None
             report = (page, strips_at_end(chosen, steps, sources)) if page else None
         title, key = f"Recipe {code(chosen.name)}", key_of(f"sevila-{chosen.name}")
@@ -131,8 +131,7 @@ def sevila_stage(
     def work() -> State[str]:
         chosen, run, sources = open_request(**request, remembered=["videos"])
         name_run(run_title(f"{chosen.name}: {stage}", settings, seed))
-        seeds = [] if seed is None else [seed]
-        with run.store.in_use(), pinned(run.store, "", chosen, seeds) as pin, Dispatch(request) as dispatch:
+        with run.store.in_use(), pinned(run.store, "", chosen, [seed]) as pin, Dispatch(request) as dispatch:
             steps = RunOnly(stage, chosen, run, again, pin, make_as_tasks(dispatch.make))
             artifacts = steps.walk(chain_of(chosen), sources)
         title = f"Stage {code(stage)} of recipe {code(chosen.name)}"
@@ -199,8 +198,8 @@ def sevila_benchmark(
         name_run(f"benchmark {chosen.name}")
         sources = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-        night = run_night(chosen, main, sources, device, batch_tokens, row_shower(chosen), _setting_as_a_task)
-        page = f"{night_markdown(night)}\n\n{whose_page(main)}"
+        night = run_night(chosen, main, sources, device, batch_tokens, row_progress(chosen), _setting_as_a_task)
+        page = f"{night_markdown(night)}\n\n{source_of_page(main)}"
         create_markdown_artifact(
             page, key_of(f"benchmark-{chosen.name}"), f"Benchmark {code(chosen.name)}, night by night"
         )

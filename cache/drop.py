@@ -20,7 +20,7 @@ from cache.folders import folders_in, readable, stage_of
 from cache.notes import read_note
 from cache.pool import part_paths
 from cache.pool_listing import PARTS, PartId
-from cache.pool_reader import holder
+from cache.pool_reader import root_of_part
 from cache.problem import Problem, ProblemKind
 from cache.record import DROPPED, PLAN, PROGRESS, RECORD, Record, describe_files
 from cache.store import Store
@@ -61,7 +61,7 @@ class Drops:
         except OSError as error:
             self.remaining.append(sentence(error))
 
-    def of(self, verification: Verification) -> None:
+    def drop_damaged(self, verification: Verification) -> None:
         """Drop the damaged pieces of a verification; intact ones are never removed.
 
         Each piece is verified again under its lock before its removal, as another process may have rebuilt it meanwhile.
@@ -141,7 +141,7 @@ def _is_measured(problem: Problem, record: Record) -> bool:
 def _own_part(store: Store, problem: Problem) -> PartId:
     """Return the part of a problem; raises `StoreError` if it is in a store below."""
     space, key, name = problem.id.split("/")
-    root = holder(store, (space, key, name))
+    root = root_of_part(store, (space, key, name))
     if root != store.root:
         raise StoreError(f"{problem}; {_read_only_hint(root, problem.id)}")
     for path in part_paths(root, space, key, name):

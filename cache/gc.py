@@ -40,7 +40,7 @@ WHOLE_FOLDERS: tuple[Kind, ...] = ("artifact", "unfinished", "set aside")  # the
 
 
 @dataclass(frozen=True)
-class Item:
+class RemovableItem:
     """Something to remove.
 
     Attributes:
@@ -61,7 +61,7 @@ class Survey:
     """The items that a sweep removes, and the reason for each kept artifact; `named`: whether any run has a name."""
 
     kept: dict[str, str]
-    goes: list[Item]
+    goes: list[RemovableItem]
     named: bool
 
     @property
@@ -107,7 +107,7 @@ def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey
             run = read_named_run(path)
             reasons |= {pin.id: f"a recent run of {run.recipe}" for pin in run.artifacts if pin.id not in reasons}
         else:
-            old_runs.append(Item("left-over", f"{RECENT}/{path.name}", "", path.stat().st_size, (str(path),)))
+            old_runs.append(RemovableItem("left-over", f"{RECENT}/{path.name}", "", path.stat().st_size, (str(path),)))
     days = f"younger than {older_than_days:g} days"
     reasons |= {id: days for id, record in records.items() if id not in reasons and _finished(record) >= before}
     young = [id for id in folders if id not in records and id not in reasons and changed_seconds(folders[id]) >= before]
@@ -149,7 +149,7 @@ def sweep(
     return surveyed
 
 
-def _remove(item: Item) -> None:
+def _remove(item: RemovableItem) -> None:
     for path in item.paths:
         try:
             os.unlink(path)
@@ -162,13 +162,16 @@ def _remove(item: Item) -> None:
             os.rmdir(os.path.dirname(item.paths[0]))
 
 
-def _artifacts(folders: dict[str, str], records: dict[str, Record], kept: dict[str, str]) -> list[Item]:
+def _artifacts(folders: dict[str, str], records: dict[str, Record], kept: dict[str, str]) -> list[RemovableItem]:
     """Return the artifacts to remove, the latest first."""
     depths: dict[str, int] = {}
     goes = [id for id in folders if id not in kept]
     goes.sort(key=lambda id: records[id].finished if id in records else "", reverse=True)
     sizes = {id: size_of(folders[id], records.get(id)) for id in goes}
-    return [Item("artifact", id, stage_of(id), sizes[id], (folders[id],), _depth(id, records, depths)) for id in goes]
+    return [
+        RemovableItem("artifact", id, stage_of(id), sizes[id], (folders[id],), _depth(id, records, depths))
+        for id in goes
+    ]
 
 
 def _depth(id: str, records: dict[str, Record], known: dict[str, int]) -> int:
@@ -180,15 +183,17 @@ def _depth(id: str, records: dict[str, Record], known: dict[str, int]) -> int:
     return known[id]
 
 
-def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[Item]:
+def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[RemovableItem]:
     for kind, name in (("unfinished", "partial"), ("set aside", "aside")):
         for id, folder in folders_in(store.root / name).items():
             is_spare = kind == "set aside" and (store.root / "artifacts" / id / "record.json").exists()
             if (id not in kept or is_spare) and changed_seconds(folder) < before:
-                yield Item(kind, id, stage_of(id), size_of(folder), (folder,))  # type: ignore[arg-type]
+                yield RemovableItem(kind, id, stage_of(id), size_of(folder), (folder,))  # type: ignore[arg-type]
 
 
-def _parts(store: Store, remaining: Iterable[Record], removed_paths: set[str], before: float) -> Iterator[Item]:
+def _parts(
+    store: Store, remaining: Iterable[Record], removed_paths: set[str], before: float
+) -> Iterator[RemovableItem]:
     """Yield the parts of the pool that no remaining or unfinished artifact points to, and partly written files."""
     used = {part for record in remaining for part in needed_parts(store, record)}
     begun = {
@@ -201,7 +206,7 @@ def _parts(store: Store, remaining: Iterable[Record], removed_paths: set[str], b
                 stats = [os.lstat(path) for path in paths]
                 if all(status.st_mtime < before for status in stats):
                     size_bytes = sum(status.st_size for status in stats)
-                    yield Item("pool part", f"{entry.key}/{part}", entry.space, size_bytes, paths)
+                    yield RemovableItem("pool part", f"{entry.key}/{part}", entry.space, size_bytes, paths)
         for name in entry.names:
             if name.endswith(".part"):
                 yield from _left_over(store.root, f"{entry.folder}/{name}", before)
@@ -216,7 +221,7 @@ def _parts_of_unfinished(folder: Path, removed_paths: set[str]) -> Iterator[tupl
                 yield from zip(columns["key"], columns["part"], strict=True)
 
 
-def _left_overs(root: Path, removed_paths: set[str], before: float) -> Iterator[Item]:
+def _left_overs(root: Path, removed_paths: set[str], before: float) -> Iterator[RemovableItem]:
     """Yield files that killed processes have partly written, and lock files, which are not in use during a sweep."""
     parts = [
         path for name in sorted(OWN_NAMES - {"pool"}) for path in files_below(f"{root}/{name}", ".part", removed_paths)
@@ -227,13 +232,13 @@ def _left_overs(root: Path, removed_paths: set[str], before: float) -> Iterator[
         folder = os.path.dirname(path)
         is_of_store = folder == str(root / "locks")
         if not is_of_store and os.path.basename(folder) != NAMES and os.lstat(path).st_mtime < before:
-            yield Item("lock", os.path.relpath(path, root), "", 0, (path,))
+            yield RemovableItem("lock", os.path.relpath(path, root), "", 0, (path,))
 
 
-def _left_over(root: Path, path: str, before: float) -> Iterator[Item]:
+def _left_over(root: Path, path: str, before: float) -> Iterator[RemovableItem]:
     status = os.lstat(path)
     if status.st_mtime < before:
-        yield Item("left-over", os.path.relpath(path, root), "", status.st_size, (path,))
+        yield RemovableItem("left-over", os.path.relpath(path, root), "", status.st_size, (path,))
 
 
 def _drop_empty(root: Path) -> None:

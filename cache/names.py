@@ -260,7 +260,7 @@ def recipe_differences(a: NamedRun, b: NamedRun) -> list[str]:
     return lines
 
 
-def takes_place(run: NamedRun, old: NamedRun, where: str) -> bool:
+def replaces_run(run: NamedRun, old: NamedRun, where: str) -> bool:
     """Return whether a run replaces an old one of its name at `where`, as a later state of the same run.
 
     Raises:

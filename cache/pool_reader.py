@@ -97,7 +97,7 @@ class PoolReader:
     def _file(self, key: str, part: str) -> ArrayFile:
         file = self._open.pop((key, part), None)
         if file is None:
-            path = part_paths(holder(self._store, (self._space, key, part)), self._space, key, part)[0]
+            path = part_paths(root_of_part(self._store, (self._space, key, part)), self._space, key, part)[0]
             if not path.exists():
                 raise CorruptArtifactError(
                     f"{path}: gone from the pool, or left out of a pull, which you can repeat; {repair_hint(path)}"
@@ -142,12 +142,12 @@ def arrays_digest(store: Store, record: Record, folder: Path) -> str:
     return fingerprint(digests)
 
 
-def holder(store: Store, part: PartId) -> Path:
+def root_of_part(store: Store, part: PartId) -> Path:
     """Return the root from which a part of the pool is read: the nearest that has it, or else the store's own."""
     return next((root for root in store.roots if part_paths(root, *part)[0].exists()), store.root)
 
 
-def is_there(store: Store, part: PartId) -> bool:
+def has_part(store: Store, part: PartId) -> bool:
     """Return whether any file of a part exists in the pool of the store, or of one below it."""
     return any(path.exists() or path.is_symlink() for root in store.roots for path in part_paths(root, *part))
 
@@ -162,5 +162,5 @@ def size_bytes(store: Store, ids: Iterable[str], parts: Iterable[PartId] = ()) -
             all_parts |= references(store, record)
     for part in all_parts:
         with suppress(SevilaError, OSError):
-            total += part_paths(holder(store, part), *part)[0].stat().st_size
+            total += part_paths(root_of_part(store, part), *part)[0].stat().st_size
     return total

@@ -17,11 +17,11 @@ from cache.errors import CorruptArtifactError, LinkError, StoreError, did_you_me
 from cache.files import published, read_whole, refuse_link, refuse_links, sync, write_atomically
 from cache.fingerprint import file_digest
 from cache.manifest import Blob, Manifest, manifest_name, same_arrays
-from cache.names import NAME, NAMES, NamedRun, path_of, read_named_run, takes_place
+from cache.names import NAME, NAMES, NamedRun, path_of, read_named_run, replaces_run
 from cache.notes import NOTE_LIMIT_BYTES, write_note
 from cache.pool import part_paths
 from cache.pool_listing import PartId, references
-from cache.pool_reader import is_there
+from cache.pool_reader import has_part
 from cache.pulled import note_pulled
 from cache.push import Moved, Transfer, conflict, move_all
 from cache.record import PROGRESS, RECORD
@@ -96,7 +96,7 @@ class Pull(Transfer):
 
     def _is_written(self, run: NamedRun, is_replacing: bool) -> bool:
         path = path_of(self._store.root, run.name)
-        return is_replacing or not path.exists() or takes_place(run, read_named_run(path), str(path))
+        return is_replacing or not path.exists() or replaces_run(run, read_named_run(path), str(path))
 
     def _manifests(self, ids: Sequence[str]) -> list[Manifest]:
         """Return the manifests of artifacts and of everything upstream, inputs first."""
@@ -183,7 +183,7 @@ class Pull(Transfer):
             refuse_links(folder)
             files = dict(manifest.files())
             move_all(self._remote, lambda name: self._bring_file(folder, name, files[name], moved), files)
-        lacking = {part for part in references(self._store, record, folder) if not is_there(self._store, part)}
+        lacking = {part for part in references(self._store, record, folder) if not has_part(self._store, part)}
         self.left_out += [record.id] if lacking else []
         note_pulled(self._store, manifest.sources, [record.id] if lacking else [], [] if lacking else [record.id])
         if incoming.is_new:

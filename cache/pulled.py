@@ -13,7 +13,7 @@ from typing import Any
 from cache.files import refuse_link
 from cache.notes import read_note, write_note
 from cache.pool_listing import PartId
-from cache.pool_reader import is_there
+from cache.pool_reader import has_part
 from cache.record import Record
 from cache.store import PULLED, Store
 
@@ -38,7 +38,7 @@ def absent_parts(store: Store, record: Record, parts: Iterable[PartId]) -> set[P
     """Return the absent ones of an artifact's parts of the pool, if it was pulled without all of them."""
     layer = store.layer(record.id)
     is_incomplete = record.pool and record.id in _read(layer / PULLED)["left_out"]
-    return {part for part in parts if not is_there(store, part)} if is_incomplete else set()
+    return {part for part in parts if not has_part(store, part)} if is_incomplete else set()
 
 
 def _read(path: Path) -> dict[str, Any]:

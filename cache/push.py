@@ -14,11 +14,11 @@ from cache.errors import CorruptArtifactError, LinkError, StoreError, repair_hin
 from cache.files import read_whole, refuse_link, refuse_links
 from cache.fingerprint import file_digest
 from cache.manifest import PROGRESS_FILE, Blob, Manifest, manifest_name, same_arrays, with_inputs
-from cache.names import NAMES, NamedRun, every_name, named_run, run_of, takes_place
+from cache.names import NAMES, NamedRun, every_name, named_run, replaces_run, run_of
 from cache.notes import NOTE_LIMIT_BYTES, note_of, note_text
 from cache.pool import part_paths
 from cache.pool_listing import references
-from cache.pool_reader import holder
+from cache.pool_reader import root_of_part
 from cache.pulled import absent_parts
 from cache.record import PROGRESS, RECORD, Record, artifact_id
 from cache.remote import Remote
@@ -190,7 +190,7 @@ class Push(Transfer):
         both = own if remote_manifest is None else merged(remote_manifest, own, self._remote.address)
         folder, blobs = self._store.path(id), both.blobs()
         files = {blob: path_inside(folder, name) for name, blob in own.files()}
-        files |= {blob: part_paths(holder(self._store, part), *part)[0] for part, blob in own.arrays()}
+        files |= {blob: part_paths(root_of_part(self._store, part), *part)[0] for part, blob in own.arrays()}
         copies = {
             blob: file
             for blob, file in files.items()
@@ -217,7 +217,7 @@ class Push(Transfer):
         name = f"{NAMES}/{run.name}.json"
         if is_replacing or name not in self._there:
             return True
-        return takes_place(run, self.read_run(name), f"{self._remote.address}/{name}")
+        return replaces_run(run, self.read_run(name), f"{self._remote.address}/{name}")
 
 
 def manifest_of(store: Store, id: str, leave_out: Collection[str]) -> Manifest:
@@ -239,9 +239,9 @@ def manifest_of(store: Store, id: str, leave_out: Collection[str]) -> Manifest:
     }
     parts = references(store, record) if record.stage not in leave_out else set()
     parts -= absent_parts(store, record, parts)
-    for path in [path for part in parts for path in part_paths(holder(store, part), *part)]:
+    for path in [path for part in parts for path in part_paths(root_of_part(store, part), *part)]:
         refuse_link(path)
-    notes = {part: _note_text(part_paths(holder(store, part), *part)[1]) for part in sorted(parts)}
+    notes = {part: _note_text(part_paths(root_of_part(store, part), *part)[1]) for part in sorted(parts)}
     inputs = {input for input in record.inputs.values() if input is not None}
     sources = {name: id for name, id in store.digests.remembered_sources().items() if id in inputs}
     return Manifest(record, text.decode(), progress, notes, sources)

@@ -17,7 +17,7 @@ from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_n
 from cache.notes import read_note
 from cache.pool import noted_owner, owner_problem, part_paths
 from cache.pool_listing import PartId, references
-from cache.pool_reader import arrays_digest, holder, open_part
+from cache.pool_reader import arrays_digest, open_part, root_of_part
 from cache.problem import Problem, ProblemKind, as_written, message_of, note_problem, refusal
 from cache.pulled import PULL_OR_MAKE, absent_parts
 from cache.record import PROGRESS, RECORD, Record, artifact_id
@@ -70,7 +70,7 @@ class Verification:
         """Check parts of the pool, each once: note and array."""
         for part in sorted(set(parts) - self.checked_parts):
             self.checked_parts.add(part)
-            path, note = part_paths(holder(self.store, part), *part)
+            path, note = part_paths(root_of_part(self.store, part), *part)
             self.n_files += 1
             entry = None
             try:

@@ -53,15 +53,14 @@ def run(
     """
     from pipeline.engine.steps import Run
     from reports.named_runs import pinned
-    from reports.page.at_end import report_at_end
+    from reports.page.run_report import report_at_end
     from reports.page.runs import title_of
     from reports.summary import summary, summary_content
     from stages.chain import chain_of
 
     loaded, context, sources = chain.open(recipe, seed, where.open())
-    seeds, started = [] if seed is None else [seed], datetime.now(UTC)
-    title = naming.name or title_of(loaded.name, seeds)
-    with context.store.in_use(), pinned(context.store, naming.name or "", loaded, list(seeds), naming.replace) as pin:
+    started, title = datetime.now(UTC), naming.name or title_of(loaded.name, [seed])
+    with context.store.in_use(), pinned(context.store, naming.name or "", loaded, [seed], naming.replace) as pin:
         steps = Run(loaded, context, pin, chain=chain_of(loaded))
         results = chain_of(loaded)(loaded, steps, sources)
         page = report_at_end(title, loaded, steps, sources, started, pin) if report else None
@@ -128,8 +127,7 @@ def stage(
     # Scoring needs no videos, as their frames are in the store.
     loaded, context, sources = chain.open(recipe, seed, where.open(), remembered=["videos"])
     loaded.config_of(name)  # raises for an unknown stage
-    seeds = [] if seed is None else [seed]
-    with context.store.in_use(), pinned(context.store, "", loaded, seeds) as pin:
+    with context.store.in_use(), pinned(context.store, "", loaded, [seed]) as pin:
         steps = RunOnly(name, loaded, context, again, pin)
         artifacts = steps.walk(chain_of(loaded), sources)
     if as_json:
@@ -210,7 +208,7 @@ def results(
             f"recipe {loaded.name!r} does not evaluate several settings; add --set chain.kind=full, for questions with options"
         )
     store = where.open()
-    pinning = pinned(store, naming.name or "", loaded, list(seeds), naming.replace)
+    pinning = pinned(store, naming.name or "", loaded, seeds, naming.replace)
     with store.in_use(), keeping_models(), pinning as pin:
         for seed in seeds:
             loaded, context, sources = chain.open(recipe, seed, store)

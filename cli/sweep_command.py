@@ -86,8 +86,7 @@ def sweep(
         Grid(grid.selectors, grid.k, grid.scorers or (loaded.chain.scorer,), grid.answerers or (ANY,)),
     )
     store = where.open()
-    seeds = [] if seed is None else [seed]
-    pinning = pinned(store, naming.name or "", loaded, seeds, naming.replace)
+    pinning = pinned(store, naming.name or "", loaded, [seed], naming.replace)
     with store.in_use(), keeping_models(), pinning as pin:
         runs = list(run_sweep(cells, chain.run_in(store), pin))
     content = sweep_content(runs) if as_json else None

@@ -11,7 +11,7 @@ from cache.drop import Drops, pointing
 from cache.errors import StoreError
 from cache.id_prefixes import matching
 from cache.pool_listing import PartId, every_part
-from cache.pool_reader import is_there, size_bytes
+from cache.pool_reader import has_part, size_bytes
 from cache.printable import counted, printable, printable_lines
 from cache.store import Store
 from cache.verify import Verification
@@ -31,7 +31,7 @@ def verify(store: Store, names: Sequence[str], everything: bool, drop: bool, as_
         verification = _verified(store, *_selected(store, names, everything), everything)
         drops = Drops(store, remove=drop)
         if not read_only:  # locks need write access
-            drops.of(verification)
+            drops.drop_damaged(verification)
     status = 1 if verification.problems and not (drop and not drops.remaining) else 0
     if as_json:
         print_json(_content(verification, drops, drop))
@@ -95,7 +95,7 @@ def _selected(store: Store, names: Sequence[str], everything: bool) -> tuple[lis
         if "/" in name:
             space, key, part = name.split("/")
             parts.append((space, key, part))
-            if not (is_there(store, parts[-1]) or pointing(store, "artifacts", parts[-1:])):
+            if not (has_part(store, parts[-1]) or pointing(store, "artifacts", parts[-1:])):
                 raise StoreError(f"{name}: is not in the pool, and no artifact needs it")
         else:
             ids += matching(store, name, lost=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from cache.errors import CorruptArtifactError, SchemaError, SevilaError
 from cache.folders import folders_in, readable, size_of, stage_of
-from cache.gc import WHOLE_FOLDERS, Item, Survey, survey
+from cache.gc import WHOLE_FOLDERS, RemovableItem, Survey, survey
 from cache.pool_listing import every_key, references
 from cache.printable import counted, printable_lines
 from cache.store import Store
@@ -17,7 +17,7 @@ from pipeline.text_table import human_size
 
 
 @dataclass
-class Share:
+class SpaceShare:
     """Number and size of items of one kind; for parts of the pool, also of those that artifacts of this store refer to."""
 
     count: int = 0
@@ -33,10 +33,10 @@ class Usage:
     `freed_bytes` is what `cache gc` would free; None if it is not known, with the reason in `problem`.
     """
 
-    stages: dict[str, Share] = field(default_factory=dict)
-    pool: dict[str, Share] = field(default_factory=dict)
-    unfinished: Share = field(default_factory=Share)
-    set_aside: Share = field(default_factory=Share)
+    stages: dict[str, SpaceShare] = field(default_factory=dict)
+    pool: dict[str, SpaceShare] = field(default_factory=dict)
+    unfinished: SpaceShare = field(default_factory=SpaceShare)
+    set_aside: SpaceShare = field(default_factory=SpaceShare)
     other_bytes: int = 0
     total_bytes: int = 0
     freed_bytes: int | None = None
@@ -48,12 +48,12 @@ def usage(store: Store) -> Usage:
     result = Usage(total_bytes=size_of(store.root))
     used: set[tuple[str, str, str]] = set()
     for id, folder in folders_in(store.root / "artifacts").items():
-        _count(result.stages.setdefault(stage_of(id), Share()), size_of(folder))
+        _count(result.stages.setdefault(stage_of(id), SpaceShare()), size_of(folder))
         record = readable(store.root, id)
         with suppress(CorruptArtifactError, SchemaError):  # `survey` reports damaged artifacts
             used |= references(store, record) if record is not None else set()
     for held in every_key(store.root):
-        share = result.pool.setdefault(held.space, Share())
+        share = result.pool.setdefault(held.space, SpaceShare())
         for part, names in held.parts().items():
             size_bytes = sum(os.lstat(f"{held.folder}/{name}").st_size for name in names)
             _count(share, size_bytes)
@@ -92,7 +92,7 @@ def _line(size_bytes: int, name: str, text: str) -> str:
     return f"{human_size(size_bytes):>9}  {name:21} {text}".rstrip()
 
 
-def _count(share: Share, size_bytes: int) -> None:
+def _count(share: SpaceShare, size_bytes: int) -> None:
     share.count += 1
     share.size_bytes += size_bytes
 
@@ -101,7 +101,7 @@ def survey_text(surveyed: Survey, deleted: bool = False) -> str:
     """Return the items to remove by stage, and the kept ones by reason, for a terminal."""
     hint = "" if deleted or not surveyed.goes else " (--delete removes it)"
     lines = [f"{'removed' if deleted else 'to remove'}: {human_size(surveyed.size_bytes)}{hint}"]
-    groups: dict[tuple[str, str], list[Item]] = {}
+    groups: dict[tuple[str, str], list[RemovableItem]] = {}
     for item in surveyed.goes:
         groups.setdefault((item.kind, item.stage), []).append(item)
     for (kind, stage), items in groups.items():

@@ -18,7 +18,7 @@ ENCODING = "extract_features"
 FEATURE_BYTES = 257 * 1408 * 2  # of a frame: ViT-g's output in float16
 
 
-class Work(NamedTuple):
+class RemainingStep(NamedTuple):
     """A step to be run and its hours on one GPU; steps with equal keys are the same artifact."""
 
     key: str
@@ -50,7 +50,7 @@ HOW_TO_GIVE_PATHS = (
 )
 
 
-def _sources(paper: Paper, missing: Sequence[str], work: Sequence[Work]) -> list[list[str]]:
+def _sources(paper: Paper, missing: Sequence[str], work: Sequence[RemainingStep]) -> list[list[str]]:
     """Return a table row (name, size, source) for each missing file set: annotations, videos, weights, others."""
     rows: list[list[str]] = []
     datasets = [source.split()[1] for source in missing if source.startswith(("annotations", "videos"))]
@@ -78,15 +78,15 @@ def _sources(paper: Paper, missing: Sequence[str], work: Sequence[Work]) -> list
     return rows
 
 
-def _hours(work: Sequence[Work]) -> str:
+def _hours(work: Sequence[RemainingStep]) -> str:
     return f"{sum(item.hours for item in work):,.1f}"
 
 
-def _unique(work: Iterable[Work]) -> list[Work]:
+def _unique(work: Iterable[RemainingStep]) -> list[RemainingStep]:
     return list({item.key: item for item in work}.values())
 
 
-def _work(paper: Paper, run: RowRun) -> list[Work]:
+def _work(paper: Paper, run: RowRun) -> list[RemainingStep]:
     """Return the remaining steps of a row that have a measured rate; none for a data set of the user, whose size is unknown."""
     if run.subject.is_own:
         return []
@@ -105,7 +105,7 @@ def _work(paper: Paper, run: RowRun) -> list[Work]:
         amount = _amount(step, n_questions, clips, frames[split.name])
         key = fingerprint([split.dataset, split.split, _key(step, steps)])
         hours = amount / paper.rates[step.stage.name] / 3600
-        work.append(Work(key, step.stage.name, split, clips, frames[split.name], hours))
+        work.append(RemainingStep(key, step.stage.name, split, clips, frames[split.name], hours))
     return work
 
 

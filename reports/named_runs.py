@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,12 +22,15 @@ from stages.evaluate_moments import MomentMetrics
 
 @contextmanager
 def pinned(
-    store: Store, name: str, recipe: Recipe, seeds: list[int], replace: bool = False
+    store: Store, name: str, recipe: Recipe, seeds: Sequence[int | None], replace: bool = False
 ) -> Iterator[Callable[..., None]]:
-    """Yield the function that pins each step (`cache.names.Pins.add`): under a run's name, or for some days without one."""
+    """Yield the function that pins each step (`cache.names.Pins.add`): under a run's name, or for some days without one.
+
+    A seed that is None is the recipe's own.
+    """
     sections = {CHAIN: recipe.chain, **recipe.configs}
     settings = {section: config.model_dump(mode="json") for section, config in sections.items()}
-    with pinning(store, name, recipe.name, settings, seeds, replace) as pins:
+    with pinning(store, name, recipe.name, settings, [seed for seed in seeds if seed is not None], replace) as pins:
         yield pins.add
 
 

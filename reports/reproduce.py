@@ -139,8 +139,7 @@ class Reproduction:
         remembered = KINDS if self.plan_only else ()
         with quiet(logging.ERROR):
             recipe, run, sources = open_recipe(request, STAGES, self.run, remembered=remembered)
-        seeds = [] if subject.seed is None else [subject.seed]
-        with pinned(run.store, "", recipe, seeds) as pin:
+        with pinned(run.store, "", recipe, [subject.seed]) as pin:
             walk = Deferred(recipe, run, Run(recipe, run, pin), _evaluated(row))
             with quiet(logging.ERROR):
                 metrics, localization = _walked(row, recipe, walk, sources)

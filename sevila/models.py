@@ -21,7 +21,7 @@ from cache.errors import CheckpointError, MissingSourceError, SevilaError, did_y
 from pipeline.batching import token_batches, tokens_suiting
 from pipeline.devices import refuse_unknown_device, torch_device
 from pipeline.engine.places import PlaceLookup
-from pipeline.engine.weights import of_hub
+from pipeline.engine.weights import hub_folder
 from pipeline.inference.visual_prompt_weights import FILE
 from pipeline.memory import Halving
 from pipeline.models import answerer, localizer, prompts
@@ -243,7 +243,7 @@ def _backbone_folder(backbone: PathLike, download: bool) -> Path:
         raise MissingSourceError(f"{name!r}: does not exist; expected the folder of a BLIP-2, or the name of weights")
     places = PlaceLookup({})
     is_of_hub = "/" in name and not path.is_absolute() and places.configured("weights", name) is None
-    return of_hub(name, download) if is_of_hub else places.place("weights", name)
+    return hub_folder(name, download) if is_of_hub else places.place("weights", name)
 
 
 def _load_prompt(frozen: _Frozen, backbone: Path, weights: PathLike | None, part: PromptPart) -> VisualPrompt:

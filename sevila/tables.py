@@ -116,14 +116,14 @@ class ArtifactTables:
         return table
 
 
-def _rows_of(reader: PoolReader, video_id: str, rows: slice | Sequence[int], problem: str) -> np.ndarray:
+def _rows_of(reader: PoolReader, video_id: str, rows: slice | Sequence[int], subject: str) -> np.ndarray:
     if isinstance(rows, slice):
         return reader.read(video_id, rows)
     numbers, n_rows = np.asarray(rows), reader.n_rows(video_id)
     if not numbers.size:
         return reader.read(video_id, slice(0, 1))[:0]
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= n_rows:
-        raise SevilaError(f"{problem}: rows are {rows!r}; expected a list of numbers from 0 to {n_rows - 1}")
+        raise SevilaError(f"{subject}: rows are {rows!r}; expected a list of numbers from 0 to {n_rows - 1}")
     return reader.read(video_id, numbers.tolist())
 
 

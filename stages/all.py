@@ -7,7 +7,7 @@ from stages.embed_frames import embed_frames
 from stages.evaluate import evaluate
 from stages.evaluate_localization import evaluate_localization
 from stages.evaluate_moments import evaluate_moments
-from stages.extensions import of_others
+from stages.extensions import plug_in_stages
 from stages.extract_features import extract_features
 from stages.finetune_answerer import finetune_answerer
 from stages.generate_answers import generate_answers
@@ -64,4 +64,4 @@ ALL = (
     make_thumbnails,
 )
 OURS: dict[str, Stage] = {stage.name: stage for stage in ALL}
-STAGES = OURS | of_others(OURS)
+STAGES = OURS | plug_in_stages(OURS)

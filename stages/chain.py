@@ -88,7 +88,7 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
 
 
 def _questions(step: Step, sources: Sources, split: Split) -> Artifact:
-    return step(stages.list_questions, split.annotations(sources), setting=split.name, **split.where)
+    return step(stages.list_questions, split.annotations(sources), setting=split.name, **split.config)
 
 
 def _features(step: Step, sources: Sources, split: Split, questions: Artifact, backbone: Artifact) -> SplitArtifacts:
@@ -113,8 +113,8 @@ def _evaluate(step: Step, setup: Setup, choice: Choice, scorer: Artifact | None,
     chosen = choose_keyframes(step, setup, test, choice, scorer, choice.name)
     if requirements.knows_moments(test.questions):
         localized = step(stages.evaluate_localization, *test.videos, *chosen, setting=choice.name)
-    for way in (*choice.zero_shot, choice.tuned):
-        inputs = (*test.read(chosen.keyframes), tuned if way == choice.tuned else setup.answerer)
-        answers = step(stages.answer_questions, *inputs, setting=way.name, method=way.method)
-        settings.append(Setting(way, step(stages.evaluate, test.questions, answers, setting=way.name), localized))
+    for mode in (*choice.zero_shot, choice.tuned):
+        inputs = (*test.read(chosen.keyframes), tuned if mode == choice.tuned else setup.answerer)
+        answers = step(stages.answer_questions, *inputs, setting=mode.name, method=mode.method)
+        settings.append(Setting(mode, step(stages.evaluate, test.questions, answers, setting=mode.name), localized))
     return settings

@@ -20,7 +20,7 @@ NAMED_WEIGHTS = "weights"  # the input for the weights that the stage's config k
 Chain = Callable[[Recipe, Step, Sources], Any]
 
 
-def of_others(built_in: Mapping[str, Stage]) -> dict[str, Stage]:
+def plug_in_stages(built_in: Mapping[str, Stage]) -> dict[str, Stage]:
     """Return other packages' stages by name; warn of those that cannot be loaded or share a name, and omit them."""
     stages: dict[str, Stage] = {}
     registry = Registry[Stage]("stage", "sevila.stages", lambda: built_in, _problem)

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cache.store import Store
 from tests.small_world import write_small_world
 from tests.stages.moment_world import write_world
+from tests.waiting import wait_until
 from workers.prefect_api import PrefectApi
 from workers.up import FOR_SHELLS, LOG
 
@@ -174,11 +174,7 @@ class PrefectServer:
     @staticmethod
     def until(condition: Callable[[], Any], every_seconds: float = 1.0) -> Any:
         """Call `condition` until its value is true, and return this value."""
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        while not (value := condition()):
-            assert time.monotonic() < give_up, f"the condition was not met within {PATIENCE_SECONDS} s"
-            time.sleep(every_seconds)
-        return value
+        return wait_until(condition, PATIENCE_SECONDS, every_seconds)
 
     def request(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Send a request to the server's API, a POST if there is a body, and return the decoded answer."""

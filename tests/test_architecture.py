@@ -132,7 +132,7 @@ MOST_FUNCTION_LINES = 40
 MOST_PARAMETERS = 9
 # Names that do not say what a value is: use rows, message, artifact and so on.
 VAGUE_NAMES = {"tell", "told", "found", "made", "apart", "heard", "opened", "ended", "together", "some"}
-VAGUE_NAMES |= {"have_made", "said", "mends"}
+VAGUE_NAMES |= {"have_made", "said", "mends", "got", "gone", "stuff", "things"}
 LIBRARY_NAMES = {("pipeline/video/containers.py", "tell")}  # method of a file
 
 # Modules of cache/ that every file of pipeline/ may import; those about the store are for the engine.

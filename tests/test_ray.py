@@ -15,7 +15,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,6 +28,7 @@ from cache.store import Store
 from cli import main
 from tests.small_world import SMALL, write_small_world
 from tests.stages.moment_world import write_world
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -136,11 +136,10 @@ def cluster(folder: Path) -> Iterator[Callable[[Callable[[], Any]], Any]]:
         stack.callback(lambda: terminate(started))
 
         def until(condition: Callable[[], Any]) -> Any:
-            give_up = time.monotonic() + PATIENCE_SECONDS
-            while not (value := condition()):
-                assert time.monotonic() < give_up and all(process.poll() is None for process in started), logs(folder)
-                time.sleep(0.2)
-            return value
+            def problem() -> str:
+                return "" if all(process.poll() is None for process in started) else logs(folder)
+
+            return wait_until(condition, PATIENCE_SECONDS, 0.2, problem)
 
         started.append(
             start(folder, "head", *node, "--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={short}")

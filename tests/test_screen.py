@@ -21,7 +21,7 @@ SHOW_ALL = f"""
 import logging, multiprocessing, sys, threading, warnings
 import torch
 from cli.terminal import RED, print_last, set_up_log, set_up_output
-from pipeline.engine import progress, waiting
+from pipeline.engine import progress, input_wait
 from pipeline.engine.output import Shard
 from stages.answer_questions import answer_questions
 

@@ -30,7 +30,7 @@ CANCELLATION_POLL_SECONDS = 10.0
 DEPLOYMENT_TAG = "sevila"  # automations.yaml marks runs with this tag as crashed when their process is gone
 
 
-class _Here(Generic[Result]):
+class _LocalCall(Generic[Result]):
     """A callable that stays in this process: Prefect pickles tasks and flows with their closures for Ray; there it is empty."""
 
     def __init__(self, work: Callable[[], Result] | None = None) -> None:
@@ -40,8 +40,8 @@ class _Here(Generic[Result]):
         assert self._work is not None, "only the process that created it can call it"
         return self._work()
 
-    def __reduce__(self) -> tuple[type[_Here[Any]], tuple[()]]:
-        return _Here, ()
+    def __reduce__(self) -> tuple[type[_LocalCall[Any]], tuple[()]]:
+        return _LocalCall, ()
 
 
 class AsTasks:
@@ -76,11 +76,11 @@ class AsTasks:
                 with _cancelled_with_its_run():
                     return work(step)
 
-            here = _Here(do)
+            local_call = _LocalCall(do)
 
             @flow(name=SETTING, flow_run_name=lambda: name, persist_result=False)
             def setting() -> Any:
-                return here()
+                return local_call()
 
             # `wait_for` makes Prefect draw the edges from upstream tasks; parameters would do that too, but are also stored.
             artifacts = [value for value in reads if isinstance(value, Artifact)]
@@ -157,10 +157,10 @@ def make_as_tasks(make: Make) -> Make:
 def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[], Artifact]) -> Artifact:
     # Prefect traverses all arguments of a task. It gets only the artifacts, to draw the graph's edges, and not the list of
     # thousands of videos.
-    here = _Here(work)
+    local_call = _LocalCall(work)
 
     @task(name=stage.name, description=stage.summary, task_run_name=lambda: name, **RETRIED)
     def build(reads: list[Artifact]) -> Artifact:
-        return here()
+        return local_call()
 
     return build([value for value in inputs if isinstance(value, Artifact)])

@@ -163,7 +163,7 @@ def show_summary(
     plots = "Plots, and every question with its frames"
     link = f"{plots}: the [report]({path.as_uri()}); if nothing opens, open {code(str(path))}." if path else ""
     summary = summary_markdown(artifacts, settings, results, strips)
-    page = f"# {title}\n\n{whose_page(artifacts[0].store)} {link}\n\n{summary}"
+    page = f"# {title}\n\n{source_of_page(artifacts[0].store)} {link}\n\n{summary}"
     create_markdown_artifact(page, key, f"{title}: what was made")
     videos = [video for artifact in artifacts if isinstance(artifact, Frames) for video in artifact.videos()]
     failed = dict.fromkeys(
@@ -174,7 +174,7 @@ def show_summary(
         create_table_artifact(table, f"{key}-failed-videos", "Videos that could not be read, and why")
 
 
-def row_shower(matrix: Matrix) -> Callable[[NightRow], None]:
+def row_progress(matrix: Matrix) -> Callable[[NightRow], None]:
     """Return a function that logs each row of a benchmark, and shows how many of the settings are done."""
     show = progress_artifacts()
     remaining = {(Path(recipe).stem, setting) for recipe, settings in matrix.recipes.items() for setting in settings}
@@ -194,7 +194,7 @@ def row_shower(matrix: Matrix) -> Callable[[NightRow], None]:
     return show_row
 
 
-def whose_page(store: Store) -> str:
+def source_of_page(store: Store) -> str:
     """Return a Markdown sentence that names the run and the store of a page."""
     return (
         f"Made by run [{escaped(str(this_run.name))}]({url_for('flow-run', obj_id=this_run.id)}), in store "

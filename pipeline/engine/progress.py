@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pipeline.engine.waiting import Waiting
+from pipeline.engine.input_wait import InputWait
 from pipeline.text_table import duration
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class _LoopProgress:
     def __init__(self, title: str, bar: FittingBar | None) -> None:
         self._title, self._bar = title, bar
         self._show = _show.get()
-        self._waiting = Waiting()
+        self._waiting = InputWait()
         self._started = self._last_line = self._last_show = time.monotonic()
 
     def seconds(self) -> float:

@@ -27,7 +27,7 @@ from pipeline.datasets.registry import adapter_named
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.places import KINDS, PlaceLookup, ServerPlace
 from pipeline.engine.progress import LOG_EVERY_SECONDS
-from pipeline.engine.weights import Weights, links_to, of_hub
+from pipeline.engine.weights import Weights, hub_folder, links_to
 from pipeline.reasons import Reason
 from pipeline.video.image_names import order_problem
 from pipeline.video.video_folder import VideoFolder
@@ -166,7 +166,7 @@ class Sources:
         """Return the folder or file of weights; a name like `owner/model` without a place refers to the Hugging Face Hub."""
         if not self._is_of_hub(name):
             return self.places.place("weights", name)
-        return of_hub(name, self._download)
+        return hub_folder(name, self._download)
 
     def check(self, datasets: Iterable[tuple[str, Any]], weights: Iterable[str], served: str = "") -> None:
         """Check the presence of sources, before anything large is read, requested or loaded.

@@ -74,7 +74,7 @@ def links_to(path: Path) -> list[tuple[int, ...]]:
     return stamps
 
 
-def of_hub(name: str, download: bool) -> Path:
+def hub_folder(name: str, download: bool) -> Path:
     """Return the folder of weights of the Hugging Face Hub: from its local cache, or downloaded if `download`.
 
     Raises:

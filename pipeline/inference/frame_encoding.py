@@ -13,10 +13,10 @@ import numpy as np
 
 from cache.pool import Part, Pool, part_rows
 from cache.pool_reader import PoolReader
+from pipeline.engine.input_wait import model_input
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import FrameProgress, frame_progress
 from pipeline.engine.stage import RunContext
-from pipeline.engine.waiting import model_input
 from pipeline.inference.load_models import OnDemand
 from pipeline.inference.not_finite import FEATURES
 from pipeline.inference.streams import behind, read_ahead

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from cache.errors import SevilaError
+from pipeline.engine.input_wait import model_input
 from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.stage import Artifact
-from pipeline.engine.waiting import model_input
 from pipeline.inference.streams import read_ahead
 from pipeline.memory import Halving
 from pipeline.models.transfer import to_device

@@ -20,7 +20,7 @@ from pipeline.loaded_models import make_room
 PIECES = ("{}", "\u0120{}", "\u2581{}")
 
 
-class Written(NamedTuple):
+class ModelReply(NamedTuple):
     """A model's reply without special tokens, and its number of tokens."""
 
     text: str
@@ -75,11 +75,11 @@ class ImageTextModel:
         return torch.stack(values).cpu().numpy()
 
     @torch.inference_mode()
-    def write(self, inputs: dict[str, Any], max_new_tokens: int) -> Written:
+    def write(self, inputs: dict[str, Any], max_new_tokens: int) -> ModelReply:
         """Return the model's greedy reply."""
         written = self._model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
         new = written[0, inputs["input_ids"].shape[1] :]
-        return Written(self._processor.tokenizer.decode(new, skip_special_tokens=True), len(new))
+        return ModelReply(self._processor.tokenizer.decode(new, skip_special_tokens=True), len(new))
 
     def _ids(self, letter: str) -> list[int]:
         vocabulary = self._processor.tokenizer.get_vocab()

@@ -30,7 +30,7 @@ class Split(NamedTuple):
     subtitles: bool = False
 
     @property
-    def where(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The config keys of `list_questions` for this split."""
         return {"dataset": self.dataset, "split": self.split, "subtitles": self.subtitles}
 
@@ -203,5 +203,5 @@ def splits_of(recipe: Recipe) -> Splits:
     train = Split(listing.dataset, chain.training_split, "training split", listing.subtitles)
     subtitles = listing.subtitles and chain.pretraining_dataset == listing.dataset
     pretraining = Split(chain.pretraining_dataset, chain.pretraining_split, "pre-training split", subtitles)
-    is_separate = pretrains_localizer(recipe) and pretraining.where != train.where
+    is_separate = pretrains_localizer(recipe) and pretraining.config != train.config
     return Splits(test, train, pretraining if is_separate else None)

@@ -13,7 +13,7 @@ from pipeline.metrics.localization_metrics import LocalizationRow
 from pipeline.recipes.requirements import SplitArtifacts
 from pipeline.selection.registry import selector_named
 
-Who = Literal["zero-shot", "fine-tuned"]
+AnswererState = Literal["zero-shot", "fine-tuned"]
 Method = Literal["concatenate", "vote"]
 Column = Literal["zero-shot", "zero-shot, voting", "fine-tuned", "moment recall", "hit"]
 
@@ -55,14 +55,14 @@ class Choice:
         return {"method": self.selector, "selector": "top_k", "options": {}, **seed}
 
     @property
-    def zero_shot(self) -> tuple[Way, Way]:
+    def zero_shot(self) -> tuple[AnswerMode, AnswerMode]:
         """The ways to answer without training."""
-        return Way(self, "zero-shot", "concatenate"), Way(self, "zero-shot", "vote")
+        return AnswerMode(self, "zero-shot", "concatenate"), AnswerMode(self, "zero-shot", "vote")
 
     @property
-    def tuned(self) -> Way:
+    def tuned(self) -> AnswerMode:
         """The way to answer with the Answerer fine-tuned on these keyframes."""
-        return Way(self, "fine-tuned", "concatenate")
+        return AnswerMode(self, "fine-tuned", "concatenate")
 
 
 UNTRAINED, PRETRAINED = Choice("untrained"), Choice("pretrained")
@@ -91,7 +91,7 @@ def refinements(chain: Chain) -> list[Choice]:
 
 
 @dataclass(frozen=True)
-class Way:
+class AnswerMode:
     """One way to answer the questions.
 
     Attributes:
@@ -101,7 +101,7 @@ class Way:
     """
 
     choice: Choice
-    answerer: Who
+    answerer: AnswererState
     method: Method
 
     @property
@@ -119,27 +119,27 @@ class Way:
 
 @dataclass(frozen=True)
 class Setting:
-    """An evaluated way to answer.
+    """An evaluated way to answer the questions.
 
     Attributes:
-        way: the way.
+        mode: how the questions were answered.
         metrics: the artifact of the stage evaluate, whose class this room may not import.
         localization: the localisation metrics of its keyframes; None if the true moments are not known.
     """
 
-    way: Way
+    mode: AnswerMode
     metrics: Any
     localization: Artifact | None
 
     @property
     def row(self) -> str:
         """The name of the table's row that shows this setting's accuracy."""
-        return self.way.choice.name
+        return self.mode.choice.name
 
     @property
     def column(self) -> Column:
         """The column of the table that shows this setting's accuracy."""
-        return self.way.column
+        return self.mode.column
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Results:
 
     def rows(self) -> list[str]:
         """Return the names of the table's rows, its choices of keyframes, in order."""
-        choices = dict.fromkeys(setting.way.choice for setting in self.settings)
+        choices = dict.fromkeys(setting.mode.choice for setting in self.settings)
         return [choice.name for choice in sorted(choices, key=_row_order)]
 
     def settings_by_cell(self) -> dict[tuple[str, Column], Setting]:

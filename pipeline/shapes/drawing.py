@@ -47,9 +47,9 @@ class Appearance:
     spots: np.ndarray  # [N] strength of a coarse random pattern behind the things
 
 
-def draw(things: DrawnObjects, look: Appearance, size: int, rng: np.random.Generator) -> np.ndarray:
+def draw(objects: DrawnObjects, look: Appearance, size: int, rng: np.random.Generator) -> np.ndarray:
     """Return pictures [N, S, S, 3] uint8."""
-    n = len(things.shape)
+    n = len(objects.shape)
     grid = (np.arange(size, dtype=np.float32) + 0.5) / size
     picture = np.repeat(look.background[:, None, None, :].astype(np.float32), size, axis=1).repeat(size, axis=2)
     slope = look.slope[:, 0, None, None] * (grid[None, None, :] - 0.5) + look.slope[:, 1, None, None] * (
@@ -59,15 +59,15 @@ def draw(things: DrawnObjects, look: Appearance, size: int, rng: np.random.Gener
     coarse = rng.standard_normal((n, 8, 8, 3), dtype=np.float32) * look.spots[:, None, None, None]
     where = np.arange(size) * 8 // size
     picture += coarse[:, where][:, :, where]
-    u = (grid[None, None, :] - things.x[:, None, None]) / things.radius[:, None, None]
-    v = (grid[None, :, None] - things.y[:, None, None]) / things.radius[:, None, None]
+    u = (grid[None, None, :] - objects.x[:, None, None]) / objects.radius[:, None, None]
+    v = (grid[None, :, None] - objects.y[:, None, None]) / objects.radius[:, None, None]
     inside = np.zeros((n, size, size), dtype=np.float32)
     for index, name in enumerate(SHAPES):
-        chosen = np.flatnonzero(things.shape == index)
+        chosen = np.flatnonzero(objects.shape == index)
         if len(chosen):
-            distance = _distance(name, u[chosen], v[chosen]) * things.radius[chosen, None, None] * size
+            distance = _distance(name, u[chosen], v[chosen]) * objects.radius[chosen, None, None] * size
             inside[chosen] = np.clip(0.5 - distance, 0, 1)  # one pixel of soft edge
-    paint = (np.array(PAINTS, dtype=np.float32) / 255)[things.colour]
+    paint = (np.array(PAINTS, dtype=np.float32) / 255)[objects.colour]
     picture += inside[..., None] * (paint[:, None, None, :] - picture)
     picture *= look.tint[:, None, None, :]
     picture += rng.standard_normal(picture.shape, dtype=np.float32) * look.noise[:, None, None, None]

@@ -21,10 +21,10 @@ from pipeline.shapes.world import (
     Event,
     WorldQuestion,
     events_of_video,
+    objects_of,
     queries_about,
     questions_about,
     statement,
-    things_of,
     video_look,
 )
 
@@ -49,7 +49,7 @@ def write_shapes(folder: Path, seed: int = 0, videos: Mapping[str, int] = VIDEOS
             rng = np.random.default_rng([seed, split_number, number])
             name = f"{split}_{number:03d}"
             events = events_of_video(rng)
-            frames = draw(things_of(events, rng), video_look(SHORT.frames, rng), SIZE, rng)
+            frames = draw(objects_of(events, rng), video_look(SHORT.frames, rng), SIZE, rng)
             _render(folder / "videos" / f"{name}.mp4", frames)
             questions = queries_about(events) if split == QUERIES else questions_about(events, rng)
             lines += [json.dumps(_row(name, order, question)) + "\n" for order, question in enumerate(questions)]
@@ -68,7 +68,7 @@ def write_long_shapes(folder: Path, seed: int = 0, n_videos: int = LONG_VIDEOS) 
         rng = np.random.default_rng([seed, len(VIDEOS), number])  # differs from all other splits
         name = f"long_{number:03d}"
         events = events_of_video(rng, LONG)
-        frames = draw(things_of(events, rng, LONG), video_look(LONG.frames, rng), SIZE, rng)
+        frames = draw(objects_of(events, rng, LONG), video_look(LONG.frames, rng), SIZE, rng)
         _render(folder / "videos" / f"{name}.mp4", np.repeat(frames, REPEATS, axis=0), LONG.frames_per_second * REPEATS)
         questions = questions_about(events, rng)
         lines += [json.dumps(_row(name, order, question)) + "\n" for order, question in enumerate(questions)]

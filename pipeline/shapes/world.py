@@ -27,7 +27,7 @@ STATEMENTS = {"nowhere": "stays.", **{motion: f"moves {motion}." for motion in (
 
 
 @dataclass(frozen=True)
-class Pace:
+class EventTiming:
     """Length and frame rate of a video; events take the same number of frames at any pace."""
 
     frames: int
@@ -39,8 +39,8 @@ class Pace:
         return self.frames / self.frames_per_second
 
 
-SHORT = Pace(64, 8)
-LONG = Pace(600, 1)  # 10 minutes, mostly empty
+SHORT = EventTiming(64, 8)
+LONG = EventTiming(600, 1)  # 10 minutes, mostly empty
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class WorldQuestion:
     moments: list[list[float]]
 
 
-def events_of_video(rng: np.random.Generator, pace: Pace = SHORT) -> list[Event]:
+def events_of_video(rng: np.random.Generator, pace: EventTiming = SHORT) -> list[Event]:
     """Return the events of one video in time order."""
     greys = rng.choice(GREY_FRAMES, EVENTS)
     spare = pace.frames - greys.sum() - EVENTS * COLOURED_FRAMES
@@ -153,7 +153,7 @@ def _asked(
     return WorldQuestion(kind, question, options, options.index(right), [event.moment for event in shown])
 
 
-def things_of(events: list[Event], rng: np.random.Generator, pace: Pace = SHORT) -> DrawnObjects:
+def objects_of(events: list[Event], rng: np.random.Generator, pace: EventTiming = SHORT) -> DrawnObjects:
     """Return the thing in each frame of a video."""
     n = pace.frames
     colour, shape = np.zeros(n, dtype=int), np.full(n, NOTHING)

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from transformers.optimization import get_cosine_schedule_with_warmup
 
 from cache.errors import SevilaError
-from pipeline.engine.waiting import model_input
+from pipeline.engine.input_wait import model_input
 from pipeline.inference.streams import read_ahead
 from pipeline.training.broken_samples import BrokenSamples
 from pipeline.training.states import read_state, write_state

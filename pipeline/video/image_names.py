@@ -13,7 +13,7 @@ from string import ascii_lowercase
 
 from cache.errors import DecodeError, MissingSourceError
 from pipeline.video.frames import IMAGE_SUFFIXES
-from pipeline.video.image_doubts import (
+from pipeline.video.image_order import (
     FULL_COUNTERS,
     WHOLE_DATE,
     are_unsure_dates,

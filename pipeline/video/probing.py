@@ -20,7 +20,7 @@ import av
 
 from cache.errors import DecodeError
 from pipeline.video.containers import best_video_stream, open_container
-from pipeline.video.endings import missing_end
+from pipeline.video.end_of_file import missing_end
 from pipeline.video.frames import VideoProbe
 from pipeline.video.image_folder import probe_images
 from pipeline.video.mp4_boxes import lost_fragments, promised_frames

@@ -114,8 +114,9 @@ class ReportedRun:
         return [self.store.record(id) for id in dict.fromkeys(pin.id for pin in self.pins) if self.store.exists(id)]
 
 
-def title_of(recipe: str, seeds: Sequence[int]) -> str:
-    """Return the title of a run without a name."""
+def title_of(recipe: str, seeds: Sequence[int | None]) -> str:
+    """Return the title of a run without a name; a seed that is None is the recipe's own."""
+    seeds = [seed for seed in seeds if seed is not None]
     return f"{recipe}, seed{'s' if len(seeds) > 1 else ''} {' '.join(map(str, seeds))}" if seeds else recipe
 
 

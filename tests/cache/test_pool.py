@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cache.pool_listing import PARTS, every_part
 from cache.pool_reader import PoolReader
 from cache.store import Store
 from cache.tables import read_columns, write_rows
+from tests.waiting import wait_until
 
 SPACE, KEY = "extract-v1-0123", "00aa11bb22cc33dd44ee"
 
@@ -182,11 +182,9 @@ def test_processes_share_the_keys_and_build_none_twice(tmp_path: Path) -> None:
 def test_a_waiting_process_takes_over_from_a_killed_one(tmp_path: Path) -> None:
     log = tmp_path / "log"
     first = start(tmp_path / "store", log, 60)
-    while not started_keys(log):
-        time.sleep(0.01)
+    wait_until(lambda: started_keys(log))
     second = start(tmp_path / "store", log, 0)
-    while len(started_keys(log)) < 12:
-        time.sleep(0.01)
+    wait_until(lambda: len(started_keys(log)) >= 12)
     assert second.poll() is None  # it waits for the key of the first process
     first.send_signal(signal.SIGKILL)
     first.wait()

@@ -29,7 +29,8 @@ from pipeline.video.decoding import (
 from pipeline.video.frames import Clip, FixedRateSampling, UniformSampling
 from pipeline.video.probing import probe
 from tests import videos
-from tests.decoders import is_open, is_running, readers_of, wait_until, workers_of
+from tests.decoders import is_open, is_running, readers_of, workers_of
+from tests.waiting import wait_until
 
 REAL_VIDEOS = Path(__file__).parents[3] / "shared" / "data" / "videos"
 REAL = sorted(REAL_VIDEOS.glob("*.m[op][v4]"))

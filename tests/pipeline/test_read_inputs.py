@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from pipeline.engine.build import build, build_missing, count_missing, rebuild
 from pipeline.engine.output import Output, Shard, ShardedOutput
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
+from tests.waiting import wait_until
 
 
 class Value(Artifact):
@@ -117,12 +117,6 @@ def start_process(run: RunContext, code: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", PROCESS.format(paths=paths, store=str(run.store.root), code=code)])
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 600
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
 def test_a_changed_source_makes_the_whole_chain_stale(run: RunContext) -> None:
     assert chain(run).value() == 3
     rebuild_source(run, 5)
@@ -154,7 +148,7 @@ def test_a_run_during_a_rebuild_uses_one_content_of_the_source(run: RunContext, 
     code += "steps = Run(N(config=lambda stage: Nothing()), run, lambda *a: None)\n"
     code += "write_signal('answer', str(steps(toy_next, steps(toy_double, steps(toy_source))).value()))"
     process = start_process(run, code)
-    wait_for(lambda: (run.store.root.parent / f"at {at}").exists())
+    wait_until(lambda: (run.store.root.parent / f"at {at}").exists())
     rebuild_source(run, 5)
     write_signal("hold", "")
     assert process.wait(60) == 0

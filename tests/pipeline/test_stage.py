@@ -29,6 +29,7 @@ from pipeline.engine.output import Output, Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
 from pipeline.engine.weights import Weights
 from stages.list_questions import ListQuestions
+from tests.waiting import wait_until
 
 
 class Numbers(Artifact):
@@ -204,9 +205,7 @@ def test_processes_share_the_shards_without_repeating_any(run: RunContext) -> No
 
 def test_a_killed_build_resumes_without_its_finished_shards(run: RunContext) -> None:
     worker = start_worker(run, TOY_SECONDS="0.4")
-    deadline = time.monotonic() + 600
-    while len(started(run)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: len(started(run)) >= 3)
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
     assert not [id for id in run.store if id.startswith("toy_square")]

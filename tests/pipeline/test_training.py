@@ -35,38 +35,17 @@ from tests.pipeline.toy_training import (
 
 ROOT = Path(__file__).parents[2]
 N_STEPS = 15
-# Each forked child exits like kill -9 before its n-th operation that writes to disk or steps the optimizer;
-# the last child of a folder runs to the end.
 CRASHES = """
-import os, sys
+import sys
 import torch, torch._dynamo, accelerate, transformers.optimization  # imported once for all children
 from pathlib import Path
 from pipeline.training.task import train
+from tests.crash_points import run_to_each
 from tests.pipeline.toy_training import job
-
-def counted(operation, left):
-    def run(*arguments, **options):
-        left[0] -= 1
-        if left[0] == 0:
-            os._exit(9)
-        return operation(*arguments, **options)
-    return run
-
-def child(folder, point):
-    left = [point]
-    for name in ("replace", "fsync", "unlink", "mkdir"):
-        setattr(os, name, counted(getattr(os, name), left))
-    torch.optim.AdamW.step = counted(torch.optim.AdamW.step, left)
-    train(job(Path(folder), checkpoint_minutes=0))
-    os._exit(0)
 
 for argument in sys.argv[1:]:
     folder, *points = argument.split(",")
-    for point in [*map(int, points), 10**9]:
-        pid = os.fork()
-        if pid == 0:
-            child(folder, point)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    run_to_each(points, lambda: train(job(Path(folder), checkpoint_minutes=0)))
 """
 
 

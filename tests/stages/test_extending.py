@@ -154,7 +154,7 @@ def test_a_recipe_names_the_reason_why_its_stage_cannot_be_loaded(
     monkeypatch.setattr(recipe, "NOT_LOADED", {})
     monkeypatch.setattr(extensions, "NOT_LOADED", recipe.NOT_LOADED)
     package("odd", STAGE.format(parameters=parameters), group="sevila.stages")
-    assert extensions.of_others(OURS) == {} and message in caplog.text
+    assert extensions.plug_in_stages(OURS) == {} and message in caplog.text
     with pytest.raises(SevilaError, match=f"scorer = 'odd': stage 'odd' of theirs cannot be loaded: .*{message}"):
         extensions.scorer_stage(OURS, FrameScores, "odd")
     with pytest.raises(SevilaError, match=f"'odd' is not a stage: .*{message}"):

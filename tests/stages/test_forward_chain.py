@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from cli import main
 from tests.small_world import SMALL
 from tests.stages.runs import arguments, artifact, built_since, edited, files, json_rows, records, sevila
 from tests.videos import make_audio_only, make_garbage, make_video
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,12 +154,6 @@ def notes(store: Path, stage: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in store.glob(f"partial/{stage}-*/progress/0*.json")}
 
 
-def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 900  # generous, for busy machines
-    while not condition() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store after one uninterrupted run in small shards; tests must not change it."""
@@ -173,7 +167,7 @@ def uninterrupted(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_run_resumes_to_the_same_bytes(demo: Path, uninterrupted: Path, tmp_path: Path, stage: str) -> None:
     killed = tmp_path / "killed"
     process = start(demo, killed, *SMALL_SHARDS)
-    wait_for(lambda: notes(killed, stage), process)
+    wait_until(lambda: notes(killed, stage) or process.poll() is not None, 900, 0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     before = notes(killed, stage)

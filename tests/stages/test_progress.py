@@ -15,9 +15,9 @@ import torch
 from cache.store import Store
 from cli import main, terminal
 from pipeline.engine import progress
+from pipeline.engine.input_wait import model_input
 from pipeline.engine.output import Shard
 from pipeline.engine.progress import LinesBesideBars, at_step, shown_by, step_name, steps_bar, track
-from pipeline.engine.waiting import model_input
 from pipeline.inference.streams import read_ahead
 from pipeline.training.launch import run_in_subprocess
 from stages.extract_features import extract_features

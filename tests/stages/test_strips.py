@@ -11,7 +11,7 @@ from PIL import Image
 
 from cache.store import Store
 from pipeline.selection.keyframes import ChosenFrames
-from reports.page import at_end
+from reports.page import run_report
 from reports.page.runs import reported_run
 from stages.make_thumbnails import Thumbnails
 from stages.select_keyframes import Keyframes
@@ -31,7 +31,7 @@ def reported(demo: Path, finished: Path, tmp_path_factory: pytest.TempPathFactor
 def strips_of(store: Path) -> str:
     run = reported_run(Store(store), "small")
     (record,) = run.store.of_stage("make_thumbnails")
-    return at_end.keyframe_strips(run, Thumbnails(run.store, record.id))
+    return run_report.keyframe_strips(run, Thumbnails(run.store, record.id))
 
 
 def test_each_question_has_a_table_of_keyframe_pictures_with_times(reported: Path) -> None:
@@ -49,15 +49,15 @@ def test_each_question_has_a_table_of_keyframe_pictures_with_times(reported: Pat
 
 def test_pictures_beyond_the_page_limit_are_omitted(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n_characters = max(len(table) for table in strips_of(reported).split("\n\n"))
-    monkeypatch.setattr(at_end, "MAX_EMBEDDED_CHARACTERS", n_characters)
+    monkeypatch.setattr(run_report, "MAX_EMBEDDED_CHARACTERS", n_characters)
     assert 0 < len(strips_of(reported)) < 2 * n_characters
-    monkeypatch.setattr(at_end, "MAX_EMBEDDED_CHARACTERS", 10)
+    monkeypatch.setattr(run_report, "MAX_EMBEDDED_CHARACTERS", 10)
     assert strips_of(reported) == ""
 
 
 def test_only_the_first_keyframes_are_shown_with_the_number_of_others(
     reported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(at_end, "KEYFRAMES_SHOWN", 1)
+    monkeypatch.setattr(run_report, "KEYFRAMES_SHOWN", 1)
     tables = [part for part in strips_of(reported).split("\n\n") if part.startswith("|")]
     assert tables and all(len(PICTURE.findall(table)) == 1 and " more |" in table for table in tables)

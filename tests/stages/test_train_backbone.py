@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from pipeline.engine.stage import RunContext
 from pipeline.inference.backbone import FILES
 from pipeline.models.checkpoint import load_visual_prompt
 from stages.train_backbone import TrainBackbone, TrainedBackbone, train_backbone
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -57,9 +57,7 @@ def test_training_killed_between_phases_resumes_to_the_same_bytes(tmp_path: Path
     process = multiprocessing.get_context("spawn").Process(target=train, args=(tmp_path / "killed", BRIEF))
     process.start()
     after_seeing = Path("partial", uninterrupted.record.id, "progress", "snapshots", "000000002.json")
-    while not (tmp_path / "killed" / after_seeing).exists():
-        assert process.is_alive()
-        time.sleep(0.01)
+    wait_until((tmp_path / "killed" / after_seeing).exists, problem=lambda: not process.is_alive())
     process.kill()  # the next phase renders thousands of images, so it has not ended
     process.join()
     assert not Store(tmp_path / "killed").exists(uninterrupted.record.id)

@@ -31,35 +31,16 @@ from tests.stages.training import FEW_STEPS, INPUTS, World, make_world, weights_
 
 ROOT = Path(__file__).parents[2]
 KILLED = """
-import os, pickle, sys
+import pickle, sys
 import torch, torch._dynamo, accelerate, transformers.optimization  # imported once, before the children are forked
 import stages.chain, pipeline.models.checkpoint
 from pathlib import Path
+from tests.crash_points import run_to_each
 
-def counted(operation, left):
-    def run(*arguments, **options):
-        left[0] -= 1
-        if left[0] == 0:
-            os._exit(9)
-        return operation(*arguments, **options)
-    return run
-
-def child(name, folder, point):
-    left = [point]
-    world = pickle.loads(Path(sys.argv[1]).read_bytes())
-    for operation in ("replace", "rename", "fsync", "unlink", "mkdir"):
-        setattr(os, operation, counted(getattr(os, operation), left))
-    torch.optim.AdamW.step = counted(torch.optim.AdamW.step, left)
-    world.train(name, Path(folder), {"checkpoint_minutes": 0})
-    os._exit(0)
-
+world = pickle.loads(Path(sys.argv[1]).read_bytes())
 for argument in sys.argv[2:]:
     name, folder, *points = argument.split(",")
-    for point in [*map(int, points), 10**9]:
-        pid = os.fork()
-        if pid == 0:
-            child(name, folder, point)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    run_to_each(points, lambda: world.train(name, Path(folder), {"checkpoint_minutes": 0}))
 """
 
 

@@ -19,8 +19,8 @@ from pipeline.shapes.world import (
     SHORT,
     UNSEEN,
     events_of_video,
+    objects_of,
     questions_about,
-    things_of,
 )
 from pipeline.video.frames import uniform_indices
 
@@ -86,7 +86,7 @@ def test_correct_answers_match_the_frames() -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
         events = events_of_video(rng)
-        things = things_of(events, rng)
+        things = objects_of(events, rng)
         for query in questions_about(events, rng):
             assert query.answer is not None
             right = query.options[query.answer]

@@ -10,7 +10,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-class _Waited:
+class _Totals:
     """Totals of this process: seconds waited, and number of inputs."""
 
     seconds = 0.0
@@ -26,21 +26,21 @@ def model_input(items: Iterable[Item]) -> Iterator[Item]:
             item = next(iterator)
         except StopIteration:
             return
-        _Waited.seconds += time.monotonic() - start
-        _Waited.n_items += 1
+        _Totals.seconds += time.monotonic() - start
+        _Totals.n_items += 1
         yield item
 
 
-class Waiting:
+class InputWait:
     """The share of time spent waiting for input since this was created."""
 
     def __init__(self) -> None:
-        self._seconds, self._n_items = _Waited.seconds, _Waited.n_items
+        self._seconds, self._n_items = _Totals.seconds, _Totals.n_items
 
     def words(self, seconds: Callable[[], float]) -> str:
         """Return text such as `GPU waits 12 %`, relative to `seconds()`; empty if no model has run on a GPU."""
         torch = sys.modules.get("torch")
-        if _Waited.n_items == self._n_items or torch is None or not torch.cuda.is_initialized():
+        if _Totals.n_items == self._n_items or torch is None or not torch.cuda.is_initialized():
             return ""
-        share = (_Waited.seconds - self._seconds) / max(seconds(), 1e-3)
+        share = (_Totals.seconds - self._seconds) / max(seconds(), 1e-3)
         return f"GPU waits {100 * min(1.0, share):.0f} %"

@@ -47,7 +47,7 @@ def report_at_end(
         run = run_of_steps(title, recipe.name, since, steps.artifacts[0].store, steps.artifacts, steps.settings)
         return write_report([run], sources, pin=pin)
 
-    return _unless_it_fails(write)
+    return _logging_errors(write)
 
 
 def strips_at_end(recipe: Recipe, steps: Run, sources: Sources) -> str:
@@ -59,10 +59,10 @@ def strips_at_end(recipe: Recipe, steps: Run, sources: Sources) -> str:
             run, thumbnails_of(run.store, run.headline.frames, run.headline.questions, sources, no_pin)
         )
 
-    return _unless_it_fails(show) or ""
+    return _logging_errors(show) or ""
 
 
-def _unless_it_fails(work: Callable[[], Result]) -> Result | None:
+def _logging_errors(work: Callable[[], Result]) -> Result | None:
     try:
         return work()
     except SevilaError as error:
