@@ -57,7 +57,7 @@ class DecoderPool:
         Raises:
             Exception: any error of `write` or `requests`; decoding stops, and the pool is closed.
         """
-        events: SimpleQueue[_Event] = SimpleQueue()
+        events: SimpleQueue[_LaneEvent] = SimpleQueue()
         ready: SimpleQueue[KeyedRequest | None] = SimpleQueue()  # None for each lane at the end
         lanes = [_Lane(decoder, write, ready, events) for decoder in self._decoders]
         n_running = len(lanes)
@@ -83,7 +83,7 @@ class DecoderPool:
                 lane.join()
 
 
-class _Event(NamedTuple):
+class _LaneEvent(NamedTuple):
     """What a lane reports: it has taken a request, written a video, failed, or ended."""
 
     has_taken: bool = False
@@ -100,7 +100,7 @@ class _Lane(Generic[Outcome]):
         decoder: DecoderProcess,
         write: Callable[[str, DecodeResult], Outcome],
         ready: SimpleQueue[KeyedRequest | None],
-        events: SimpleQueue[_Event],
+        events: SimpleQueue[_LaneEvent],
     ) -> None:
         self._decoder, self._write, self._ready, self._events = decoder, write, ready, events
         self._keys: deque[str] = deque()  # of the video that is written, and of the next one
@@ -122,7 +122,7 @@ class _Lane(Generic[Outcome]):
                 continue
             if keyed is None:
                 return
-            self._events.put(_Event(has_taken=True))
+            self._events.put(_LaneEvent(has_taken=True))
             self._keys.append(keyed.key)
             yield keyed.request
 
@@ -131,7 +131,7 @@ class _Lane(Generic[Outcome]):
             for result in self._decoder.decode(self._requests()):
                 outcome = self._write(self._keys[0], result)
                 self._keys.popleft()
-                self._events.put(_Event(outcomes=(outcome,)))
-            self._events.put(_Event(is_last=True))
+                self._events.put(_LaneEvent(outcomes=(outcome,)))
+            self._events.put(_LaneEvent(is_last=True))
         except BaseException as error:
-            self._events.put(_Event(error=error))
+            self._events.put(_LaneEvent(error=error))
