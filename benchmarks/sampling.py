@@ -19,7 +19,7 @@ from cache.pool import Pool
 from cache.store import Store
 from pipeline.text_table import aligned
 from pipeline.video.decode_worker import read_with_decord
-from pipeline.video.decoding import DecodeRequest, DecoderPool
+from pipeline.video.decoding import DecodeRequest, DecoderProcess
 from pipeline.video.frames import UniformSampling
 from pipeline.video.probing import probe
 
@@ -48,8 +48,8 @@ class SamplingParts:
 
     def hand_over(self, n_videos: int) -> None:
         """Probe and decode some videos in a decoder process, and receive their frames."""
-        with DecoderPool(1, 60.0, FRAME_SIZE) as pool:
-            for result in pool.decode(
+        with DecoderProcess(60.0, FRAME_SIZE) as decoder:
+            for result in decoder.decode(
                 DecodeRequest(path, UniformSampling(N_FRAMES)) for path in self.videos.paths[:n_videos]
             ):
                 for _ in result.frames:

@@ -39,14 +39,14 @@ from pipeline.video.frames import (
     Sampling,
     UniformSampling,
 )
-from pipeline.video.lanes import KeyedRequest, decode_side_by_side
+from pipeline.video.lanes import DecoderPool, KeyedRequest
 from pipeline.video.stored_video import STORED_FRAMES, StoredVideo, WrittenVideo, held_frames, store_video, stored_video
 from stages.list_questions import Questions
 
 # Decoders that since version 3 may return another picture for frame n of a file, so that older features are not reused.
 REVISED = {"pyav": "pyav 3", "images": "images 3"}
-PUBLISHERS = 2  # minimum number of threads that sync and digest written files; one for each decoder
-MOST_UNPUBLISHED = 2  # maximum number of pieces of a video, and of videos, that are written but not yet published
+PUBLISHERS = 2  # minimum number of threads that sync and digest written videos; one for each decoder
+MOST_UNPUBLISHED = 2  # maximum number of pieces of a video that are written but not yet published
 ASSUMED_SECONDS = 600.0  # duration of a video for the plan of shards of fixed-rate frames, before it is probed
 
 
@@ -146,13 +146,14 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
     def work(shard: Shard) -> None:
         shard_videos = [videos.videos[item] for item in shard.items]
         readable = {_key(video): video for video in shard_videos if video.path is not None}
-        _write_tables(shard_videos, pool, _decode_missing(cfg, run, readable, pool, shard), shard)
+        _write_tables(shard_videos, pool, _decode_missing(cfg, decoders, readable, pool, shard), shard)
 
-    out.each_shard(work)
+    with DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders:
+        out.each_shard(work)
 
 
 def _decode_missing(
-    cfg: SampleFrames, run: RunContext, readable: Mapping[str, VideoFile], pool: Pool, shard: Shard
+    cfg: SampleFrames, decoders: DecoderPool, readable: Mapping[str, VideoFile], pool: Pool, shard: Shard
 ) -> Attempts:
     """Decode the videos, by key, whose frames are not in the pool; return the attempts and failures of each."""
     attempts = Attempts()
@@ -165,19 +166,17 @@ def _decode_missing(
 
         def requests() -> Iterator[KeyedRequest]:
             while not attempts.is_hopeless and (key := next(keys, None)) is not None:
-                request = _request(readable[key], cfg)
+                request, held = _request(readable[key], cfg), held_frames(pool, key)
                 again, failure = attempts.is_repeated(key), attempts.decord_failure(key)
-                held = held_frames(pool, key)
                 request = dataclasses.replace(request, is_repeated=again, decord_failure=failure, held=held)
                 yield KeyedRequest(key, request)
 
-        with ThreadPoolExecutor(max(PUBLISHERS, run.decode_workers)) as publishers:
+        with ThreadPoolExecutor(max(PUBLISHERS, decoders.processes)) as publishers:
 
             def write(key: str, result: DecodeResult) -> WrittenVideo:
                 return _write(readable[key], key, result, pool, shard, publishers)
 
-            how = run.decode_workers, cfg.decoder_timeout_seconds, cfg.size
-            for written in behind(decode_side_by_side(*how, requests(), write), MOST_UNPUBLISHED):
+            for written in behind(decoders.decode(requests(), write), max(PUBLISHERS, decoders.processes)):
                 for publication in written.published:
                     publication.result()
                 attempts.note(written.key, written.error)
@@ -186,6 +185,7 @@ def _decode_missing(
     with shard.phase("decode"):
         pool.make(track(readable, shard, "video"), is_stored, decode)
         while left := [key for key in readable if not attempts.is_over(key) and not is_stored(key)]:
+            decoders.renew()
             pool.make(attempts.next_round(left), is_stored, decode)
     return attempts
 

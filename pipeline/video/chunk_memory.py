@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -56,12 +56,13 @@ class ChunkMemory:
         frames: np.ndarray = self._frames[chunk.slot, : chunk.n_frames]
         return frames
 
-    def write(self, frames: np.ndarray, wait_for_release: Callable[[], None]) -> Chunk:
-        """Copy frames [n <= 64, size, size, 3] into the next slot, once it is free, and return its message."""
+    def write(self, frames: Sequence[np.ndarray], wait_for_release: Callable[[], None]) -> Chunk:
+        """Copy at most 64 frames, each [size, size, 3], into the next slot, once it is free, and return its message."""
         while self._n_written - self._n_released >= N_CHUNKS:
             wait_for_release()
         chunk = Chunk(self._n_written % N_CHUNKS, len(frames))
-        self._frames[chunk.slot, : chunk.n_frames] = frames
+        for place, frame in zip(self.read(chunk), frames, strict=True):
+            place[:] = frame
         self._n_written += 1
         return chunk
 

@@ -228,11 +228,11 @@ def _last_decoded(held: Sequence[int], missing: np.ndarray) -> int:
 
 
 def _messages(started: Started, frames: Iterator[np.ndarray]) -> Iterator[object]:
-    """Yield `started`, after the first chunk was decoded, and the frames in chunks, uint8 [<= 64, size, size, 3]."""
+    """Yield `started`, after the first chunk was decoded, and the frames in lists of <= 64, each uint8 [size, size, 3]."""
     chunk = list(islice(frames, CHUNK_FRAMES))
     yield started
     while chunk:
-        yield np.stack(chunk)
+        yield chunk
         chunk = list(islice(frames, CHUNK_FRAMES))
 
 
@@ -260,7 +260,7 @@ def main() -> None:
 
         def send(message: object) -> None:
             nonlocal sent_at
-            if isinstance(message, np.ndarray):
+            if isinstance(message, list):
                 message = memory.write(message, release)
             connection.send(message)
             sent_at = time.monotonic()

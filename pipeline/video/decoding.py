@@ -1,8 +1,8 @@
-"""Decoding of videos in separate processes, in order and ahead of the reader; a failed video has a reason, never a substitute.
+"""Decoding of videos in a separate process, in order and ahead of the reader; a failed video has a reason, never a substitute.
 
 Decoders hang and crash on real data sets and cannot be stopped from within, so each runs in a process that can be killed. The
 processes are fresh interpreters instead of `multiprocessing` ones: decord hangs after a fork, and a spawn imports the caller's
-main module, and with it torch, into every process.
+main module, and with it torch, into every process. For several processes side by side see lanes.py.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, islice
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from threading import Lock
@@ -85,10 +85,16 @@ class DecodeResult:
         return str(self.error or "")
 
 
-class _Worker:
-    """One decoder process, started on demand, also after it was killed; at most one request at a time."""
+class DecoderProcess:
+    """A decoder process for frames of `size` x `size` pixels (aspect ratio not kept, as the model was trained).
 
-    def __init__(self, timeout_seconds: float, size: int) -> None:
+    It is started on demand, also after it was killed, and kept from one `decode` to the next. If it computes for
+    `timeout_seconds` without a message, is idle for 5 times that, or dies, it is replaced, and its video fails without a retry
+    (see attempts.py). Leaving the context manager ends it, as does the end of this process.
+    """
+
+    def __init__(self, timeout_seconds: float, size: int = 224) -> None:
+        assert timeout_seconds > 0 and size > 0
         self.timeout_seconds = timeout_seconds
         self.size = size
         self.process: subprocess.Popen[bytes] | None = None
@@ -99,14 +105,83 @@ class _Worker:
         self.problem: OSError | None = None  # why no process could be started
         self._is_closed, self._start_lock = False, Lock()
 
+    def __enter__(self) -> DecoderProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """End the process permanently, also if another thread is about to start it."""
         with self._start_lock:
             self._is_closed = True
         self.kill()
 
-    def assign(self, request: DecodeRequest) -> None:
-        for _ in range(2):  # an idle process may have died unnoticed; if a fresh one dies too, `receive` reports it
+    def decode(self, requests: Iterable[DecodeRequest | None]) -> Iterator[DecodeResult]:
+        """Yield one result for each request, in order.
+
+        While one is read, the process decodes up to two chunks ahead, or the next one. Requests are consumed lazily, so that
+        memory depends neither on their number nor on the lengths of videos. None among them: the next one is not ready yet, and
+        is asked for when the last result was read.
+        """
+        pending, assigned = enumerate(requests), list[tuple[int, DecodeRequest]]()  # at most one
+
+        def assign(number: int, request: DecodeRequest | None) -> None:
+            if request is not None:
+                self._assign(request)
+                assigned.append((number, request))
+
+        def finished() -> None:
+            assigned.clear()
+            for numbered in islice(pending, 1):
+                assign(*numbered)
+
+        try:
+            for numbered in pending:
+                assign(*numbered)
+                while assigned:
+                    number, request = assigned[0]
+                    result = self._first_result(request, finished)
+                    yield result
+                    with suppress(DecodeError, ReadingError):  # skip what the caller has not read
+                        for _ in result.frames:
+                            pass
+                    if assigned and assigned[0][0] == number:  # it failed
+                        finished()
+        finally:
+            if assigned:  # the caller has stopped early: discard what the process still sends
+                self.kill()
+
+    def _first_result(self, request: DecodeRequest, finished: Callable[[], None]) -> DecodeResult:
+        """Return a result once the message after its first chunk is here; if that is the last one, the next video is begun."""
+        try:
+            started = self._receive()
+            assert isinstance(started, Started)
+            chunks = self._chunks(finished)
+            first_chunk = list(islice(chunks, 1))
+        except (DecodeError, ReadingError) as error:
+            return DecodeResult(request, self.size, error)
+        video = started.probe, started.clips, started.frame_indices
+        return DecodeResult(request, self.size, None, *video, chain(first_chunk, chunks))
+
+    def _chunks(self, finished: Callable[[], None]) -> Iterator[np.ndarray]:
+        """Yield each chunk when the next one has arrived; call `finished` before the last one, as the process is idle then."""
+        assert self.memory is not None and self.connection is not None
+        read = partial(_read, self.memory, self.connection)
+        last: list[Chunk] = []
+        try:
+            while not isinstance(message := self._receive(), Finished):
+                assert isinstance(message, Chunk)
+                yield from read(last)
+                last = [message]
+        except (DecodeError, ReadingError):
+            yield from read(last)
+            raise
+        finished()
+        yield from read(last)
+
+    def _assign(self, request: DecodeRequest) -> None:
+        for _ in range(2):  # an idle process may have died unnoticed; if a fresh one dies too, `_receive` reports it
             try:
                 if self.connection is None:
                     with self._start_lock:
@@ -142,7 +217,7 @@ class _Worker:
             )
         self.watchdog = Watchdog(self.process, START_SECONDS)
 
-    def receive(self) -> Message:
+    def _receive(self) -> Message:
         """Return the next message about frames. Raises DecodeError or ReadingError if the video fails or the process dies."""
         while True:
             try:
@@ -180,7 +255,10 @@ class _Worker:
         return DecoderDeathError(f"crashed: the decoder process ended with status {status}")
 
     def kill(self, grace_seconds: float = 0.0) -> int | None:
-        """Kill the process unless it exits in time; return its exit status (negative: a signal), None if there was none."""
+        """Kill the process unless it exits in time; return its exit status (negative: a signal), None if there was none.
+
+        Another one is started for the next request.
+        """
         if self.connection is not None:
             self.connection.close()
         if self.watchdog is not None:
@@ -199,90 +277,6 @@ class _Worker:
         finally:
             assert process.stdin is not None
             process.stdin.close()
-
-
-class DecoderPool:
-    """`workers` decoder processes whose frames have `size` x `size` pixels (aspect ratio not kept, as the model was trained).
-
-    A process that computes for `timeout_seconds` without a message, is idle for 5 times that, or dies is replaced, and its video
-    fails without a retry (see attempts.py). Leaving the context manager ends every process, as does the end of this process.
-    """
-
-    def __init__(self, workers: int, timeout_seconds: float, size: int = 224) -> None:
-        assert workers > 0 and timeout_seconds > 0 and size > 0
-        self._workers = [_Worker(timeout_seconds, size) for _ in range(workers)]
-
-    def __enter__(self) -> DecoderPool:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the workers permanently."""
-        for worker in self._workers:
-            worker.close()
-
-    def decode(self, requests: Iterable[DecodeRequest]) -> Iterator[DecodeResult]:
-        """Yield one result for each request, in order.
-
-        While one is read, the workers decode the next ones, each up to two chunks ahead. Requests are consumed lazily, so that
-        memory depends neither on their number nor on the lengths of videos.
-        """
-        pending = iter(requests)
-        idle = deque(self._workers)
-        busy: deque[tuple[_Worker, DecodeRequest]] = deque()
-
-        def assign() -> None:
-            while idle and (request := next(pending, None)) is not None:
-                idle[0].assign(request)
-                busy.append((idle.popleft(), request))
-
-        def finished() -> None:
-            idle.append(busy.popleft()[0])
-            assign()
-
-        try:
-            assign()
-            while busy:
-                worker, request = busy[0]
-                result = _first_result(worker, request, finished)
-                yield result
-                with suppress(DecodeError, ReadingError):  # skip what the caller has not read
-                    for _ in result.frames:
-                        pass
-                if busy and busy[0][1] is request:  # it failed
-                    finished()
-        finally:
-            for worker, _ in busy:  # the caller has stopped early: discard what these still send
-                worker.kill()
-
-
-def _first_result(worker: _Worker, request: DecodeRequest, finished: Callable[[], None]) -> DecodeResult:
-    try:
-        message = worker.receive()
-    except (DecodeError, ReadingError) as error:
-        return DecodeResult(request, worker.size, error)
-    assert isinstance(message, Started)
-    video = message.probe, message.clips, message.frame_indices
-    return DecodeResult(request, worker.size, None, *video, _chunks(worker, finished))
-
-
-def _chunks(worker: _Worker, finished: Callable[[], None]) -> Iterator[np.ndarray]:
-    """Yield the chunks, each when the next one has arrived; call `finished` before the last one, as the process is idle then."""
-    assert worker.memory is not None and worker.connection is not None
-    read = partial(_read, worker.memory, worker.connection)
-    last: list[Chunk] = []
-    try:
-        while not isinstance(message := worker.receive(), Finished):
-            assert isinstance(message, Chunk)
-            yield from read(last)
-            last = [message]
-    except (DecodeError, ReadingError):
-        yield from read(last)
-        raise
-    finished()
-    yield from read(last)
 
 
 def _read(memory: ChunkMemory, connection: Connection, chunks: Sequence[Chunk]) -> Iterator[np.ndarray]:

@@ -110,26 +110,30 @@ class _Packets:
 def _read_packets(container: Any, stream: Any, on_progress: Callable[[], None]) -> _Packets:
     packets = _Packets()
     codec = stream.codec_context.codec.canonical_name
+    end_ticks: dict[int, int] = {}  # of the last packet of each stream
     for packet in container.demux():
+        pts, index = packet.pts, packet.stream_index
         if packet.size == 0 and packet.dts is None:
             continue  # PyAV's marker for the end of a stream
-        if packet.pts is not None and packet.time_base is not None:
-            packets.end_seconds = max(
-                packets.end_seconds, float((packet.pts + (packet.duration or 0)) * packet.time_base)
-            )
-        if packet.stream.index != stream.index:
+        if pts is not None:
+            end_ticks[index] = max(end_ticks.get(index, 0), pts + (packet.duration or 0))
+        if index != stream.index:
             continue
         packets.n_damaged += packet.is_corrupt
-        if _is_hidden(codec, memoryview(packet)):
+        if _is_hidden(codec, packet):
             packets.n_hidden += 1
             continue
-        packets.times.append(packet.pts)
+        packets.times.append(pts)
         packets.decode_times.append(packet.dts)
         packets.is_keyframe.append(packet.is_keyframe)
         packets.n_discarded += packet.is_discard
         if packets.count % 256 == 0:
             on_progress()
         _refuse_too_many(packets.count)
+    time_bases = {index: container.streams[index].time_base for index in end_ticks}
+    packets.end_seconds = float(
+        max((ticks * (time_bases[index] or 0) for index, ticks in end_ticks.items()), default=0)
+    )
     return packets
 
 
@@ -138,15 +142,16 @@ def _refuse_too_many(n_frames: int) -> None:
         raise DecodeError(f"unreadable: more than {MAX_FRAMES:,} frames")
 
 
-def _is_hidden(codec: str, packet: memoryview) -> bool:
+def _is_hidden(codec: str, packet: av.Packet) -> bool:
     """Return whether a packet is only a reference for later pictures (VP8, VP9: by the frame header)."""
-    if len(packet) == 0:
-        return True
+    if packet.size == 0 or codec not in ("vp8", "vp9"):
+        return packet.size == 0
+    header = memoryview(packet)
     if codec == "vp8":
-        return not packet[0] & 0x10
-    if codec == "vp9" and packet[-1] & 0xE0 != 0xC0:  # not a superframe
-        repeats, _, shows = (0x04, 0x02, 0x01) if packet[0] & 0x30 == 0x30 else (0x08, 0x04, 0x02)  # profile 3
-        return not packet[0] & (repeats | shows)
+        return not header[0] & 0x10
+    if header[-1] & 0xE0 != 0xC0:  # not a superframe
+        repeats, _, shows = (0x04, 0x02, 0x01) if header[0] & 0x30 == 0x30 else (0x08, 0x04, 0x02)  # profile 3
+        return not header[0] & (repeats | shows)
     return False
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cache.errors import DecodeError
-from pipeline.video.decoding import DecodeRequest, DecoderPool
+from pipeline.video.decoding import DecodeRequest, DecoderProcess
 from pipeline.video.frames import UniformSampling
 from pipeline.video.probing import probe
 from tests import videos
@@ -61,9 +61,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[DecoderPool]:
-    with DecoderPool(workers=1, timeout_seconds=60, size=32) as pool:
-        yield pool
+def decoder() -> Iterator[DecoderProcess]:
+    with DecoderProcess(timeout_seconds=60, size=32) as decoder:
+        yield decoder
 
 
 def intact_video(folder: Path, name: str) -> Path:
@@ -85,8 +85,8 @@ def damage_pictures(path: Path, damaged: Path, fill: str) -> Path:
     return damaged
 
 
-def reason(pool: DecoderPool, path: Path) -> str:
-    for result in pool.decode([DecodeRequest(path, UniformSampling(4))]):
+def reason(decoder: DecoderProcess, path: Path) -> str:
+    for result in decoder.decode([DecodeRequest(path, UniformSampling(4))]):
         try:
             list(result.frames)
         except DecodeError as error:
@@ -98,14 +98,14 @@ def reason(pool: DecoderPool, path: Path) -> str:
 @pytest.mark.parametrize("fill", ["zeros", "random bytes"])
 @pytest.mark.parametrize("name", KINDS)
 def test_damaged_pictures_make_the_video_corrupt(
-    folder: Path, tmp_path: Path, pool: DecoderPool, name: str, fill: str
+    folder: Path, tmp_path: Path, decoder: DecoderProcess, name: str, fill: str
 ) -> None:
-    assert reason(pool, damage_pictures(intact_video(folder, name), tmp_path / name, fill)).startswith("corrupt: ")
+    assert reason(decoder, damage_pictures(intact_video(folder, name), tmp_path / name, fill)).startswith("corrupt: ")
 
 
 @pytest.mark.parametrize("name", INTACT)
-def test_an_intact_file_is_not_reported_as_damaged(folder: Path, pool: DecoderPool, name: str) -> None:
-    assert reason(pool, intact_video(folder, name)) == ""
+def test_an_intact_file_is_not_reported_as_damaged(folder: Path, decoder: DecoderProcess, name: str) -> None:
+    assert reason(decoder, intact_video(folder, name)) == ""
 
 
 @pytest.mark.parametrize("keep", [0.4, 0.7, 0.95])
@@ -135,7 +135,7 @@ def test_a_gap_in_an_avi_file_is_detected_by_its_index(folder: Path, tmp_path: P
         probe(tmp_path / "hole.avi")
 
 
-def test_damage_of_one_file_is_not_reported_for_the_next(folder: Path, tmp_path: Path, pool: DecoderPool) -> None:
+def test_damage_of_one_file_is_not_reported_for_the_next(folder: Path, tmp_path: Path, decoder: DecoderProcess) -> None:
     for name in ("mpeg2.ts", "hevc.mp4", "flv1.flv"):
         damaged = damage_pictures(intact_video(folder, name), tmp_path / name, "zeros")
-        assert [bool(reason(pool, path)) for path in (damaged, intact_video(folder, name))] == [True, False]
+        assert [bool(reason(decoder, path)) for path in (damaged, intact_video(folder, name))] == [True, False]

@@ -22,7 +22,7 @@ from pipeline.video.decode_worker import read_with_decord, read_with_pyav
 from pipeline.video.decoding import (
     DecodeRequest,
     DecodeResult,
-    DecoderPool,
+    DecoderProcess,
     check_decoders,
     installed_decoders,
 )
@@ -75,9 +75,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[DecoderPool]:
-    with DecoderPool(workers=2, timeout_seconds=60) as pool:
-        yield pool
+def decoder() -> Iterator[DecoderProcess]:
+    with DecoderProcess(timeout_seconds=60) as decoder:
+        yield decoder
 
 
 def video(folder: Path, name: str) -> Path:
@@ -93,10 +93,10 @@ def indices_shown(frames: np.ndarray) -> list[int]:
     return [videos.read_index(frame) for frame in frames]
 
 
-def reasons(pool: DecoderPool, *paths: Path) -> list[str]:
+def reasons(decoder: DecoderProcess, *paths: Path) -> list[str]:
     """Return the reason of each video that fails at once or midway, else an empty text."""
     texts = []
-    for result in pool.decode(DecodeRequest(path, UniformSampling(8), image_folder_fps=1.0) for path in paths):
+    for result in decoder.decode(DecodeRequest(path, UniformSampling(8), image_folder_fps=1.0) for path in paths):
         try:
             list(result.frames)
             texts.append(str(result.error or ""))
@@ -106,10 +106,10 @@ def reasons(pool: DecoderPool, *paths: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_file_gives_the_requested_frames(folder: Path, pool: DecoderPool, name: str) -> None:
+def test_every_kind_of_file_gives_the_requested_frames(folder: Path, decoder: DecoderProcess, name: str) -> None:
     clips = (Clip(), Clip(0.3, 0.9), Clip(1.0, 3.0))
     request = DecodeRequest(video(folder, name), UniformSampling(7), clips)
-    (result,) = [(result, all_frames(result)) for result in pool.decode([request])]
+    (result,) = [(result, all_frames(result)) for result in decoder.decode([request])]
     answer, frames = result
     assert answer.probe is not None and answer.probe.decoder == KINDS[name][1]
     assert frames.shape == (len(answer.frame_indices), 224, 224, 3) and frames.dtype == np.uint8
@@ -149,11 +149,11 @@ def assert_decoders_agree(path: Path, max_difference: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_a_folder_of_images_is_read_in_numeric_order(tmp_path: Path, pool: DecoderPool, suffix: str) -> None:
+def test_a_folder_of_images_is_read_in_numeric_order(tmp_path: Path, decoder: DecoderProcess, suffix: str) -> None:
     folder = videos.make_image_folder(tmp_path / "frames %d", n_frames=12, suffix=suffix)
     (folder / "notes.txt").write_text("not an image")
     request = DecodeRequest(folder, UniformSampling(12), (Clip(), Clip(1.0, 2.0)), image_folder_fps=3.0)
-    for result in pool.decode([request]):
+    for result in decoder.decode([request]):
         frames = all_frames(result)
         assert result.probe is not None
         assert (result.probe.decoder, result.probe.n_frames, result.probe.fps) == ("images", 12, 3.0)
@@ -175,7 +175,7 @@ def test_a_folder_of_images_needs_a_rate(tmp_path: Path) -> None:
         probe(videos.make_image_folder(tmp_path / "frames"))
 
 
-def test_every_broken_video_has_a_reason_and_the_batch_continues(tmp_path: Path, pool: DecoderPool) -> None:
+def test_every_broken_video_has_a_reason_and_the_batch_continues(tmp_path: Path, decoder: DecoderProcess) -> None:
     empty_folder = tmp_path / "nothing"
     empty_folder.mkdir()
     (tmp_path / "empty.mp4").touch()
@@ -192,7 +192,7 @@ def test_every_broken_video_has_a_reason_and_the_batch_continues(tmp_path: Path,
         videos.make_faststart_cut(tmp_path / "cut_faststart.mp4", n_frames=120): "truncated: header promises 120 frames",
         good: "",
     }  # fmt: skip
-    for reason, (path, expected) in zip(reasons(pool, *broken), broken.items(), strict=True):
+    for reason, (path, expected) in zip(reasons(decoder, *broken), broken.items(), strict=True):
         assert reason.startswith(expected) and bool(reason) == bool(expected), path.name
 
 
@@ -202,20 +202,20 @@ def test_a_truncated_faststart_file_is_not_read_as_a_shorter_video(tmp_path: Pat
         probe(videos.make_faststart_cut(tmp_path / "cut.mp4", keep, n_frames=120))
 
 
-def test_damaged_content_fails_with_the_messages_of_both_decoders(tmp_path: Path, pool: DecoderPool) -> None:
+def test_damaged_content_fails_with_the_messages_of_both_decoders(tmp_path: Path, decoder: DecoderProcess) -> None:
     path = videos.make_video(tmp_path / "damaged.mp4", n_frames=120)
     content = bytearray(path.read_bytes())
     middle = content.index(b"mdat") + 3000
     content[middle : middle + 400] = bytes(400)
     path.write_bytes(content)
-    (reason,) = reasons(pool, path)
+    (reason,) = reasons(decoder, path)
     # FFmpeg's threads decode several packets at a time, so either of two damaged ones can be reported first.
     messages = ("Invalid data found when processing input", "damaged: error while decoding MB 1 2")
     assert reason.startswith("corrupt: decord: ") and any(f"; pyav: {each}" in reason for each in messages)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
-def test_pictures_concealed_by_a_decoder_are_refused(tmp_path: Path, pool: DecoderPool, codec: str) -> None:
+def test_pictures_concealed_by_a_decoder_are_refused(tmp_path: Path, decoder: DecoderProcess, codec: str) -> None:
     intact = videos.make_video(tmp_path / "intact.mp4", size=(640, 360), codec=codec).read_bytes()
     start, rng = intact.index(b"mdat") + 600, np.random.default_rng(1)
     damaged = [tmp_path / f"damaged{n}.mp4" for n in range(8)]
@@ -223,12 +223,12 @@ def test_pictures_concealed_by_a_decoder_are_refused(tmp_path: Path, pool: Decod
         content = np.frombuffer(intact, np.uint8).copy()
         content[rng.integers(start, start + 30_000, size=20)] ^= 0xA5
         path.write_bytes(content.tobytes())
-    assert all(reason.startswith("corrupt: decord: ") for reason in reasons(pool, *damaged))
+    assert all(reason.startswith("corrupt: decord: ") for reason in reasons(decoder, *damaged))
 
 
-def test_frames_hidden_by_an_edit_list_are_skipped(tmp_path: Path, pool: DecoderPool) -> None:
+def test_frames_hidden_by_an_edit_list_are_skipped(tmp_path: Path, decoder: DecoderProcess) -> None:
     path = videos.make_edit_list(tmp_path / "trimmed.mp4", n_skipped=5)
-    for result in pool.decode([DecodeRequest(path, UniformSampling(48))]):
+    for result in decoder.decode([DecodeRequest(path, UniformSampling(48))]):
         assert result.probe is not None
         assert (result.probe.n_frames, result.probe.decoder) == (43, "pyav")
         assert indices_shown(all_frames(result)) == list(range(5, 48))
@@ -237,24 +237,24 @@ def test_frames_hidden_by_an_edit_list_are_skipped(tmp_path: Path, pool: Decoder
 def test_a_hanging_decoder_is_stopped_and_the_next_videos_are_read(tmp_path: Path) -> None:
     hangs, good = videos.make_huge_picture(tmp_path / "hangs"), videos.make_video(tmp_path / "good.mp4")
     timeout = "timeout: no sign of life from the decoder in 0.25 s of computing"
-    with DecoderPool(workers=1, timeout_seconds=0.25) as pool:
-        assert reasons(pool, good, hangs, good) == ["", timeout, ""]
+    with DecoderProcess(timeout_seconds=0.25) as decoder:
+        assert reasons(decoder, good, hangs, good) == ["", timeout, ""]
 
 
 def test_a_decoder_blocked_on_its_file_is_a_reading_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "waits.mp4")  # opening it blocks, like a file server that does not answer
     good = videos.make_video(tmp_path / "good.mp4")
-    with DecoderPool(workers=3, timeout_seconds=0.4) as pool:
+    with DecoderProcess(timeout_seconds=0.4) as decoder:
         requests = [DecodeRequest(path, UniformSampling(4)) for path in (tmp_path / "waits.mp4", good)]
-        errors = [result.error for result in pool.decode(requests)]
+        errors = [result.error for result in decoder.decode(requests)]
     assert isinstance(errors[0], ReadingError) and "neither computed nor answered for 2 s" in str(errors[0])
     assert errors[1] is None
 
 
 def test_a_stopped_decoder_continues_where_it_was(tmp_path: Path) -> None:
     video = videos.make_video(tmp_path / "long.mp4", n_frames=300)
-    with DecoderPool(workers=1, timeout_seconds=0.5) as pool:
-        for result in pool.decode([DecodeRequest(video, UniformSampling(300))]):
+    with DecoderProcess(timeout_seconds=0.5) as decoder:
+        for result in decoder.decode([DecodeRequest(video, UniformSampling(300))]):
             frames = [next(result.frames).copy()]
             (worker,) = readers_of(video)
             os.kill(worker, signal.SIGSTOP)
@@ -269,8 +269,8 @@ def test_time_while_all_processes_are_stopped_is_not_a_timeout(tmp_path: Path) -
     program = (
         "import sys; from pathlib import Path\n"
         "from pipeline.video.decoding import *; from pipeline.video.frames import UniformSampling\n"
-        "with DecoderPool(workers=1, timeout_seconds=1) as pool:\n"
-        "    for result in pool.decode([DecodeRequest(Path(sys.argv[1]), UniformSampling(300))]):\n"
+        "with DecoderProcess(timeout_seconds=1) as decoder:\n"
+        "    for result in decoder.decode([DecodeRequest(Path(sys.argv[1]), UniformSampling(300))]):\n"
         "        print('begun', flush=True); print(sum(map(len, result.frames)))"
     )
     command = [sys.executable, "-c", program, str(video)]
@@ -292,16 +292,18 @@ def test_a_crash_is_distinguished_from_a_kill_and_other_videos_are_read(
     os.mkfifo(tmp_path / "waits.mp4")
     good = videos.make_video(tmp_path / "good.mp4")
     requests = [DecodeRequest(path, UniformSampling(4)) for path in (tmp_path / "waits.mp4", good, good)]
-    with DecoderPool(workers=2, timeout_seconds=60) as pool:
-        results = pool.decode(signal_first_reader(requests, signal.Signals[signal_name]))
-        outcomes = [(type(result.error), len(list(result.frames))) for result in results]
+    killer = threading.Thread(target=signal_reader, args=(tmp_path / "waits.mp4", signal.Signals[signal_name]))
+    with DecoderProcess(timeout_seconds=60) as decoder:
+        killer.start()
+        outcomes = [(type(result.error), len(list(result.frames))) for result in decoder.decode(requests)]
+        killer.join()
     assert outcomes == [(kind, 0), (type(None), 1), (type(None), 1)]
 
 
 def test_a_decoder_that_does_not_start_is_a_reading_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with DecoderPool(workers=1, timeout_seconds=60) as pool:
-        [result] = list(pool.decode([DecodeRequest(tmp_path, UniformSampling(4))]))
+    with DecoderProcess(timeout_seconds=60) as decoder:
+        [result] = list(decoder.decode([DecodeRequest(tmp_path, UniformSampling(4))]))
     assert isinstance(result.error, ReadingError) and "does not start" in str(result.error)
 
 
@@ -316,9 +318,9 @@ def test_a_decoder_without_enough_memory_is_a_reading_error(tmp_path: Path) -> N
             resource.prlimit(worker, resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
         yield DecodeRequest(path, UniformSampling(64))
 
-    with DecoderPool(workers=1, timeout_seconds=60) as pool:
+    with DecoderProcess(timeout_seconds=60) as decoder:
         errors = []
-        for result in pool.decode(requests()):
+        for result in decoder.decode(requests()):
             errors.append(result.error)
             try:
                 list(result.frames)
@@ -327,23 +329,21 @@ def test_a_decoder_without_enough_memory_is_a_reading_error(tmp_path: Path) -> N
     assert errors[0] is None and isinstance(errors[1], ReadingError) and "too little memory" in str(errors[1])
 
 
-def signal_first_reader(requests: list[DecodeRequest], number: signal.Signals) -> Iterator[DecodeRequest]:
-    """Yield the requests; after the first, send a signal to the process that reads it."""
-    yield requests[0]
-    wait_until(lambda: readers_of(requests[0].path))
-    for process_id in readers_of(requests[0].path):
+def signal_reader(path: Path, number: signal.Signals) -> None:
+    """Send a signal to the process that reads a file, once it does."""
+    wait_until(lambda: readers_of(path))
+    for process_id in readers_of(path):
         os.kill(process_id, number)
-    yield from requests[1:]
 
 
-def test_closing_the_pool_ends_all_processes(tmp_path: Path) -> None:
+def test_closing_a_decoder_ends_its_process(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "hangs.mp4")
     good = videos.make_video(tmp_path / "good.mp4")
     before = workers_of(os.getpid())
     requests = [DecodeRequest(path, UniformSampling(4)) for path in (good, tmp_path / "hangs.mp4", good)]
-    with pytest.raises(KeyboardInterrupt), DecoderPool(workers=2, timeout_seconds=60) as pool:
-        for _ in pool.decode(requests):
-            assert len(workers_of(os.getpid()) - before) == 2
+    with pytest.raises(KeyboardInterrupt), DecoderProcess(timeout_seconds=60) as decoder:
+        for _ in decoder.decode(requests):
+            assert len(workers_of(os.getpid()) - before) == 1
             raise KeyboardInterrupt
     assert workers_of(os.getpid()) == before
 
@@ -352,9 +352,9 @@ def test_workers_end_when_their_parent_is_killed_even_if_they_hang(tmp_path: Pat
     os.mkfifo(tmp_path / "hangs.mp4")
     program = (
         "import sys; from pathlib import Path\n"
-        "from pipeline.video.decoding import *; from pipeline.video.frames import UniformSampling\n"
-        "request = DecodeRequest(Path(sys.argv[1]), UniformSampling(4))\n"
-        "list(DecoderPool(workers=2, timeout_seconds=60).decode([request, request]))"
+        "from pipeline.video.lanes import *; from pipeline.video.frames import UniformSampling\n"
+        "request = KeyedRequest('', DecodeRequest(Path(sys.argv[1]), UniformSampling(4)))\n"
+        "list(DecoderPool(2, 60, 224).decode(iter([request, request]), lambda key, result: key))"
     )
     parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "hangs.mp4")])
     wait_until(lambda: len(workers_of(parent.pid)) == 2)
@@ -365,20 +365,20 @@ def test_workers_end_when_their_parent_is_killed_even_if_they_hang(tmp_path: Pat
     wait_until(lambda: not any(is_running(worker) for worker in workers))
 
 
-def test_a_caller_may_stop_reading_a_video(tmp_path: Path, pool: DecoderPool) -> None:
+def test_a_caller_may_stop_reading_a_video(tmp_path: Path, decoder: DecoderProcess) -> None:
     paths = [videos.make_video(tmp_path / f"{n}.mp4", n_frames=n) for n in (200, 100, 50)]
     requests = [DecodeRequest(path, UniformSampling(200)) for path in paths]
-    first_chunks = [next(result.frames).copy() for result in pool.decode(requests)]
+    first_chunks = [next(result.frames).copy() for result in decoder.decode(requests)]
     assert [indices_shown(chunk) for chunk in first_chunks] == [list(range(64)), list(range(64)), list(range(50))]
-    for result in pool.decode(requests):
+    for result in decoder.decode(requests):
         assert result.request is requests[0]
         break  # the other requests stay unread
-    assert [len(all_frames(result)) for result in pool.decode(requests)] == [200, 100, 50]
+    assert [len(all_frames(result)) for result in decoder.decode(requests)] == [200, 100, 50]
 
 
-def test_a_long_video_is_delivered_in_chunks(tmp_path: Path, pool: DecoderPool) -> None:
+def test_a_long_video_is_delivered_in_chunks(tmp_path: Path, decoder: DecoderProcess) -> None:
     path = videos.make_video(tmp_path / "long.mp4", n_frames=600)
-    for result in pool.decode([DecodeRequest(path, FixedRateSampling(4.0))]):
+    for result in decoder.decode([DecodeRequest(path, FixedRateSampling(4.0))]):
         chunks = [chunk.copy() for chunk in result.frames]
         assert [len(chunk) for chunk in chunks] == [64, 64, 64, 8]
         assert indices_shown(np.concatenate(chunks)) == list(range(1, 600, 3))
@@ -389,8 +389,8 @@ def test_a_decoder_takes_the_next_request_before_the_last_frames_are_read(tmp_pa
         DecodeRequest(videos.make_video(tmp_path / f"{n}.mp4", n_frames=n), UniformSampling(n)) for n in (20, 30)
     ]
     yielded: list[DecodeRequest] = []
-    with DecoderPool(workers=1, timeout_seconds=60) as pool:
-        for result in pool.decode(yielded.append(each) or each for each in requests):  # type: ignore[func-returns-value]
+    with DecoderProcess(timeout_seconds=60) as decoder:
+        for result in decoder.decode(yielded.append(each) or each for each in requests):  # type: ignore[func-returns-value]
             shown = [indices_shown(chunk) for chunk in result.frames if yielded == requests]
             assert shown == [list(range(len(result.frame_indices)))]
 
@@ -408,7 +408,7 @@ def test_a_chunk_slot_is_reused_only_after_it_was_read() -> None:
 
     n_read = [0]
     for number in range(10):
-        unread.append(writer.write(np.full((number % 5 + 1, 8, 8, 3), number, np.uint8), read_one))
+        unread.append(writer.write([np.full((8, 8, 3), number, np.uint8)] * (number % 5 + 1), read_one))
         assert len(reader.read(unread[-1])) == number % 5 + 1
     assert n_read[0] == 10 - N_CHUNKS
 
@@ -421,8 +421,8 @@ def test_pyav_reports_a_heartbeat_per_frame(folder: Path) -> None:
 
 def test_frames_of_any_size_can_be_requested(tmp_path: Path) -> None:
     path = videos.make_video(tmp_path / "video.mp4", n_frames=10)
-    with DecoderPool(workers=1, timeout_seconds=60, size=56) as pool:
-        for result in pool.decode([DecodeRequest(path, UniformSampling(10))]):
+    with DecoderProcess(timeout_seconds=60, size=56) as decoder:
+        for result in decoder.decode([DecodeRequest(path, UniformSampling(10))]):
             frames = all_frames(result)
             assert frames.shape == (10, 56, 56, 3) and indices_shown(frames) == list(range(10))
 
@@ -448,7 +448,7 @@ def test_both_decoders_read_real_videos_alike(path: Path) -> None:
 
 
 @pytest.mark.skipif(not REAL, reason="the real videos are not beside this repository")
-def test_real_videos_are_read_and_the_corrupt_one_is_refused(pool: DecoderPool) -> None:
-    reason_of = dict(zip([path.name for path in REAL], reasons(pool, *REAL), strict=True))
+def test_real_videos_are_read_and_the_corrupt_one_is_refused(decoder: DecoderProcess) -> None:
+    reason_of = dict(zip([path.name for path in REAL], reasons(decoder, *REAL), strict=True))
     assert reason_of.pop("corrupted.mp4").startswith("corrupt: decord: ")
     assert set(reason_of.values()) <= {""}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cache.errors import DecodeError, HalfwayError, ReadingError
-from pipeline.video.decoding import DecodeRequest, DecoderPool
+from pipeline.video.decoding import DecodeRequest, DecoderProcess
 from pipeline.video.frames import UniformSampling, VideoProbe
 from pipeline.video.pictures import pictures
 from pipeline.video.probing import probe
@@ -30,22 +30,22 @@ PLAYLISTS = {
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[DecoderPool]:
-    with DecoderPool(workers=1, timeout_seconds=60) as pool:
-        yield pool
+def decoder() -> Iterator[DecoderProcess]:
+    with DecoderProcess(timeout_seconds=60) as decoder:
+        yield decoder
 
 
 def read(
-    pool: DecoderPool, path: Path, k: int = 5000, decord_failure: str = ""
+    decoder: DecoderProcess, path: Path, k: int = 5000, decord_failure: str = ""
 ) -> tuple[VideoProbe | None, np.ndarray, str]:
     """Return the probe, the frames and the reason if there are none; retried like in the stage if decord fails halfway."""
     request = DecodeRequest(path, UniformSampling(k), image_folder_fps=3.0, decord_failure=decord_failure)
     (result,) = [
-        (result.probe, list(chunks_and_error(result.frames)), result.reason) for result in pool.decode([request])
+        (result.probe, list(chunks_and_error(result.frames)), result.reason) for result in decoder.decode([request])
     ]
     probed, chunks, reason = result
     if chunks and isinstance(chunks[-1], HalfwayError):
-        return read(pool, path, k, str(chunks[-1]))
+        return read(decoder, path, k, str(chunks[-1]))
     if chunks and isinstance(chunks[-1], str):
         return probed, np.empty(0), chunks[-1]
     return probed, np.concatenate(chunks) if chunks else np.empty(0), reason
@@ -66,22 +66,22 @@ def indices_shown(frames: np.ndarray) -> list[int]:
 
 @pytest.mark.parametrize("text", PLAYLISTS)
 @pytest.mark.parametrize("name", ["video.mp4", "video.m3u8", "video.mkv"])
-def test_a_playlist_is_refused_under_any_name(tmp_path: Path, pool: DecoderPool, text: str, name: str) -> None:
+def test_a_playlist_is_refused_under_any_name(tmp_path: Path, decoder: DecoderProcess, text: str, name: str) -> None:
     videos.make_video(tmp_path / "other.mp4")
     videos.make_video(tmp_path / "other.ts")
     (tmp_path / name).write_text(text)
-    assert read(pool, tmp_path / name)[2].startswith(
+    assert read(decoder, tmp_path / name)[2].startswith(
         f"unreadable: a playlist ({PLAYLISTS[text]}) that names other files"
     )
 
 
-def test_a_playlist_among_images_is_refused(tmp_path: Path, pool: DecoderPool) -> None:
+def test_a_playlist_among_images_is_refused(tmp_path: Path, decoder: DecoderProcess) -> None:
     folder = videos.make_image_folder(tmp_path / "frames")
     (folder / "5.jpg").write_text("ffconcat version 1.0\nfile 4.jpg\n")
-    assert read(pool, folder)[2].startswith("corrupt: images: 5.jpg: unreadable: a playlist (ffconcat)")
+    assert read(decoder, folder)[2].startswith("corrupt: images: 5.jpg: unreadable: a playlist (ffconcat)")
 
 
-def test_an_mp4_reference_to_another_file_is_not_followed(tmp_path: Path, pool: DecoderPool) -> None:
+def test_an_mp4_reference_to_another_file_is_not_followed(tmp_path: Path, decoder: DecoderProcess) -> None:
     path = videos.make_video(tmp_path / "refers.mp4")
     videos.make_video(tmp_path / "other.mp4", n_frames=20)
     url = b"url \0\0\0\0other.mp4\0"  # flags 0: the pictures are in another file
@@ -92,7 +92,7 @@ def test_an_mp4_reference_to_another_file_is_not_followed(tmp_path: Path, pool: 
         (length,) = struct.unpack_from(">I", content, place)
         content = content[:place] + struct.pack(">I", length + grown) + content[place + 4 :]
     path.write_bytes(content)
-    assert indices_shown(read(pool, path)[1]) == list(range(48))  # its own frames
+    assert indices_shown(read(decoder, path)[1]) == list(range(48))  # its own frames
 
 
 def test_an_absurd_frame_count_is_refused(tmp_path: Path) -> None:
@@ -125,14 +125,14 @@ CUTS = {
 
 @pytest.mark.parametrize("name", CUTS)
 def test_a_file_that_starts_without_a_keyframe_gives_the_decodable_frames(
-    tmp_path: Path, pool: DecoderPool, name: str
+    tmp_path: Path, decoder: DecoderProcess, name: str
 ) -> None:
     source = videos.make_video(tmp_path / f"whole_{name}", n_frames=80, **CUTS[name])
     path = videos.copy_packets(source, tmp_path / name, first=27)
-    probed, frames, reason = read(pool, path)
+    probed, frames, reason = read(decoder, path)
     assert reason == "" and probed is not None and probed.decoder == "pyav"
     assert indices_shown(frames) == list(range(40, 80))
-    assert indices_shown(read(pool, path, 8)[1]) == [42, 47, 52, 57, 62, 67, 72, 77]
+    assert indices_shown(read(decoder, path, 8)[1]) == [42, 47, 52, 57, 62, 67, 72, 77]
 
 
 OPEN_GROUPS = {
@@ -143,37 +143,37 @@ OPEN_GROUPS = {
 
 @pytest.mark.parametrize("name", OPEN_GROUPS)
 def test_a_cut_at_an_open_group_of_pictures_excludes_undecodable_frames(
-    tmp_path: Path, pool: DecoderPool, name: str
+    tmp_path: Path, decoder: DecoderProcess, name: str
 ) -> None:
     source = videos.make_video(tmp_path / f"whole_{name}", n_frames=80, gop=20, **OPEN_GROUPS[name])
     with av.open(str(source)) as container:
         keyframes = [place for place, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
     path = videos.copy_packets(source, tmp_path / name, first=keyframes[1])
-    probed, frames, reason = read(pool, path)
+    probed, frames, reason = read(decoder, path)
     assert reason == "" and probed is not None and probed.n_frames == len(frames)
     assert indices_shown(frames) == list(range(80 - len(frames), 80)) and 55 <= len(frames) <= 60
     for k in (1, 8, 32):
-        assert read(pool, path, k)[2] == ""
+        assert read(decoder, path, k)[2] == ""
 
 
-def test_hidden_pictures_are_not_counted(tmp_path: Path, pool: DecoderPool) -> None:
+def test_hidden_pictures_are_not_counted(tmp_path: Path, decoder: DecoderProcess) -> None:
     source = videos.make_video(tmp_path / "source.webm", n_frames=60, codec="libvpx", gop=12)
     path = videos.copy_packets(source, tmp_path / "hidden.webm", first=0, hidden_keyframes=True)
-    probed, frames, reason = read(pool, path)
+    probed, frames, reason = read(decoder, path)
     assert reason == "" and probed is not None
     assert (probed.n_frames, probed.note) == (60, "not decord: 4 packets hold no picture")
     assert probed.fps == pytest.approx(12, rel=1e-3)
     assert indices_shown(frames) == list(range(60))
 
 
-def test_a_cut_with_intra_refresh_gives_the_frames_after_recovery(tmp_path: Path, pool: DecoderPool) -> None:
+def test_a_cut_with_intra_refresh_gives_the_frames_after_recovery(tmp_path: Path, decoder: DecoderProcess) -> None:
     options = {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}
     source = videos.make_video(tmp_path / "source.mkv", n_frames=100, codec_options=options, size=(160, 96))
     path = videos.copy_packets(source, tmp_path / "cut.mkv", first=27)
-    probed, frames, reason = read(pool, path)
+    probed, frames, reason = read(decoder, path)
     assert reason == "" and probed is not None and 30 <= probed.n_frames < 73
     assert indices_shown(frames) == list(range(100 - probed.n_frames, 100))
-    assert read(pool, path, 32)[2] == read(pool, path, 8)[2] == ""
+    assert read(decoder, path, 32)[2] == read(decoder, path, 8)[2] == ""
 
 
 def damage(path: Path, tenths: int) -> None:
@@ -185,16 +185,18 @@ def damage(path: Path, tenths: int) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
-def test_damage_is_reported_for_any_number_of_requested_frames(tmp_path: Path, pool: DecoderPool, suffix: str) -> None:
+def test_damage_is_reported_for_any_number_of_requested_frames(
+    tmp_path: Path, decoder: DecoderProcess, suffix: str
+) -> None:
     path = videos.make_video(tmp_path / f"damaged{suffix}", n_frames=240, size=(160, 96), gop=24)
     damage(path, tenths=6)
-    assert {read(pool, path, k)[2].split(":")[0] for k in (1, 2, 3, 8, 32, 240)} == {"corrupt"}
+    assert {read(decoder, path, k)[2].split(":")[0] for k in (1, 2, 3, 8, 32, 240)} == {"corrupt"}
 
 
-def test_damage_in_a_long_video_is_reported_for_few_requested_frames(tmp_path: Path, pool: DecoderPool) -> None:
+def test_damage_in_a_long_video_is_reported_for_few_requested_frames(tmp_path: Path, decoder: DecoderProcess) -> None:
     path = videos.make_video(tmp_path / "long.mp4", n_frames=6000, gop=50)
     damage(path, tenths=3)
-    assert {read(pool, path, k)[2].split(":")[0] for k in (1, 8)} == {"corrupt"}
+    assert {read(decoder, path, k)[2].split(":")[0] for k in (1, 8)} == {"corrupt"}
 
 
 @pytest.mark.parametrize("options", [DASH, FRAGMENTS], ids=["with an index", "without an index"])
@@ -225,11 +227,11 @@ ORIENTATIONS = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) 
 
 @pytest.mark.parametrize("matrix", ORIENTATIONS)
 def test_rotated_and_mirrored_videos_are_decoded_as_displayed(
-    tmp_path: Path, pool: DecoderPool, matrix: tuple[int, int, int, int]
+    tmp_path: Path, decoder: DecoderProcess, matrix: tuple[int, int, int, int]
 ) -> None:
-    upright = read(pool, videos.make_video(tmp_path / "upright.mp4", size=(64, 64)), 8)[1]
+    upright = read(decoder, videos.make_video(tmp_path / "upright.mp4", size=(64, 64)), 8)[1]
     path = videos.orient(videos.make_video(tmp_path / "turned.mp4", size=(64, 64)), *matrix)
-    _, turned, reason = read(pool, path, 8)
+    _, turned, reason = read(decoder, path, 8)
     a, b, c, d = matrix
     y, x = np.mgrid[0:224, 0:224] * 2 - 223  # from the centre
     expected = np.empty_like(upright)
@@ -237,13 +239,13 @@ def test_rotated_and_mirrored_videos_are_decoded_as_displayed(
     assert reason == "" and np.abs(turned.astype(int) - expected).mean() < 2
 
 
-def test_a_rotated_matroska_file_is_decoded_upright(tmp_path: Path, pool: DecoderPool) -> None:
+def test_a_rotated_matroska_file_is_decoded_upright(tmp_path: Path, decoder: DecoderProcess) -> None:
     upright = videos.make_video(tmp_path / "upright.mp4", size=(64, 64))
     rotated = videos.rotate(videos.make_video(tmp_path / "rotated.mp4", size=(64, 64)), 180)
     path = videos.copy_packets(rotated, tmp_path / "rotated.mkv", first=0)
     if not probe(path).note:
         pytest.skip("this FFmpeg does not write the rotation into Matroska")
-    assert np.abs(read(pool, path, 4)[1][:, ::-1, ::-1].astype(int) - read(pool, upright, 4)[1]).mean() < 2
+    assert np.abs(read(decoder, path, 4)[1][:, ::-1, ::-1].astype(int) - read(decoder, upright, 4)[1]).mean() < 2
 
 
 def renamed(folder: Path, names: list[str]) -> Path:
@@ -370,26 +372,26 @@ UNCLEAR = {
 
 
 @pytest.mark.parametrize("names", CLEAR.values(), ids=CLEAR)
-def test_images_are_ordered_by_name(tmp_path: Path, pool: DecoderPool, names: list[str]) -> None:
-    _, frames, reason = read(pool, renamed(tmp_path / "frames", names))
+def test_images_are_ordered_by_name(tmp_path: Path, decoder: DecoderProcess, names: list[str]) -> None:
+    _, frames, reason = read(decoder, renamed(tmp_path / "frames", names))
     assert reason == "" and indices_shown(frames) == list(range(len(names)))
 
 
 @pytest.mark.parametrize(("names", "at_fault"), UNCLEAR.values(), ids=UNCLEAR)
 def test_images_without_a_clear_order_are_refused_with_their_names(
-    tmp_path: Path, pool: DecoderPool, names: list[str], at_fault: list[str]
+    tmp_path: Path, decoder: DecoderProcess, names: list[str], at_fault: list[str]
 ) -> None:
-    _, _, reason = read(pool, renamed(tmp_path / "frames", names))
+    _, _, reason = read(decoder, renamed(tmp_path / "frames", names))
     assert reason.startswith("unreadable: no clear order in the images' names, see ")
     assert all(name in reason for name in at_fault)
 
 
-def test_special_files_among_images_are_skipped_with_a_note(tmp_path: Path, pool: DecoderPool) -> None:
+def test_special_files_among_images_are_skipped_with_a_note(tmp_path: Path, decoder: DecoderProcess) -> None:
     folder = videos.make_image_folder(tmp_path / "frames", n_frames=3)
     os.mkfifo(folder / "4.jpg")  # opening it waits for a writer
     (folder / "5.jpg").mkdir()
     (folder / "6.jpg").symlink_to("nowhere.jpg")
-    probed, frames, reason = read(pool, folder)
+    probed, frames, reason = read(decoder, folder)
     assert reason == "" and probed is not None and indices_shown(frames) == [0, 1, 2]
     assert probed.note == "; ".join(
         f"{name} is no regular file and was left out" for name in ("4.jpg", "5.jpg", "6.jpg")
@@ -397,15 +399,15 @@ def test_special_files_among_images_are_skipped_with_a_note(tmp_path: Path, pool
 
 
 @pytest.mark.parametrize("names", [[".5.jpg", "1.jpg", "1.5.jpg"], [".25.jpg", ".5.jpg"], [".1.jpg", "1.jpg", "2.jpg"]])
-def test_an_image_that_starts_with_a_dot_is_refused(tmp_path: Path, pool: DecoderPool, names: list[str]) -> None:
-    _, _, reason = read(pool, renamed(tmp_path / "frames", names))
+def test_an_image_that_starts_with_a_dot_is_refused(tmp_path: Path, decoder: DecoderProcess, names: list[str]) -> None:
+    _, _, reason = read(decoder, renamed(tmp_path / "frames", names))
     assert reason.startswith(f"unreadable: is {min(names)} a hidden file, or a frame?") and f"0{min(names)}" in reason
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("keep", [0, 0.5, 0.98])
 def test_a_half_written_image_is_corrupt_even_if_it_is_not_requested(
-    tmp_path: Path, pool: DecoderPool, suffix: str, keep: float
+    tmp_path: Path, decoder: DecoderProcess, suffix: str, keep: float
 ) -> None:
     folder = videos.make_image_folder(tmp_path / "frames", size=(320, 240), suffix=suffix)
     image = folder / f"2{suffix}"
@@ -413,7 +415,7 @@ def test_a_half_written_image_is_corrupt_even_if_it_is_not_requested(
     for rest in (b"", bytes(len(content) - int(len(content) * keep))):  # cut, or padded with zeros
         image.write_bytes(content[: int(len(content) * keep)] + rest)
         for k in (1, 12):
-            assert read(pool, folder, k)[2].startswith(f"corrupt: images: 2{suffix}: ")
+            assert read(decoder, folder, k)[2].startswith(f"corrupt: images: 2{suffix}: ")
 
 
 def test_more_than_a_thousand_frames_per_second_are_refused(tmp_path: Path) -> None:
@@ -477,9 +479,9 @@ def test_transport_streams_may_be_joined_but_not_miss_packets(tmp_path: Path, co
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_follow_their_exif_orientation(tmp_path: Path, pool: DecoderPool, orientation: int) -> None:
+def test_images_follow_their_exif_orientation(tmp_path: Path, decoder: DecoderProcess, orientation: int) -> None:
     image = videos.make_image_folder(tmp_path / "frames", n_frames=1, size=(64, 64)) / "1.jpg"
-    upright = read(pool, image.parent)[1][0]
+    upright = read(decoder, image.parent)[1][0]
     tags = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
     content = image.read_bytes()
     image.write_bytes(content[:2] + b"\xff\xe1" + struct.pack(">H", len(tags) + 2) + tags + content[2:])
@@ -488,13 +490,13 @@ def test_images_follow_their_exif_orientation(tmp_path: Path, pool: DecoderPool,
         expected = expected[:, ::-1]
     if orientation in (3, 4, 7, 8):
         expected = expected[::-1]
-    assert np.abs(read(pool, image.parent)[1][0].astype(int) - expected).mean() < 2
+    assert np.abs(read(decoder, image.parent)[1][0].astype(int) - expected).mean() < 2
 
 
-def test_a_video_of_an_unknown_codec_is_unreadable(tmp_path: Path, pool: DecoderPool) -> None:
+def test_a_video_of_an_unknown_codec_is_unreadable(tmp_path: Path, decoder: DecoderProcess) -> None:
     path = videos.make_video(tmp_path / "video.mkv")
     path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"))
-    assert read(pool, path)[2] == "unreadable: its codec is unknown"
+    assert read(decoder, path)[2] == "unreadable: its codec is unknown"
 
 
 def test_a_trimmed_mpeg4_file_starts_at_its_edit_list(tmp_path: Path) -> None:

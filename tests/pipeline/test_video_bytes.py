@@ -35,7 +35,7 @@ def decode(
         sent.append(message)
 
     serve(request, 64, send, lambda: on_message(None))
-    frames = [frame for message in sent if isinstance(message, np.ndarray) for frame in message]
+    frames = [frame for message in sent if isinstance(message, list) for frame in message]
     return [videos.read_index(frame) for frame in frames], sent[-1]
 
 
