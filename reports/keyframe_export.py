@@ -47,8 +47,8 @@ TABLE = Schema(
     question="string",
     frame_index="int64",  # in the video, from 0
     seconds="float64",
-    score="float64",  # by which the frame was selected; null if the selector uses no scores
-    rank="int32",  # of the score among the question's keyframes, from 1; null without scores
+    score="float64 or null",  # by which the frame was selected; null if the selector uses no scores
+    rank="int32 or null",  # of the score among the question's keyframes, from 1; null without scores
 )
 
 

@@ -62,7 +62,7 @@ class ReplyRow(NamedTuple):
 class WrittenAnswers(Answers):
     """The table `answers` of `Answers`; `option_logits` are log-probabilities of the letters, empty for a written reply."""
 
-    tables = {"answers": Answers.tables["answers"], "replies": schema_of(1, ReplyRow)}
+    tables = {"answers": Answers.tables["answers"], "replies": schema_of(1, ReplyRow, "question_id")}
 
 
 class AnswerWithVlm(Config):

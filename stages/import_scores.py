@@ -33,7 +33,7 @@ class ImportedScores(FrameScores):
     """
 
     tables = FrameScores.tables | {
-        "unscored": Schema(1, question_id="string", reason="string"),
+        "unscored": Schema(1, "question_id", question_id="string", reason="string"),
         # Unused parts of the files: a row for each question that is not asked.
         "unused": Schema(1, file="string", line="int64", reason="string"),
     }

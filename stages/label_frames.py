@@ -64,6 +64,7 @@ class PseudoLabels(Artifact):
     tables = {
         "pseudo_labels": Schema(
             1,
+            *("question_id", "position"),
             question_id="string",
             video_id="string",
             position="int32",  # in the question's clip; a frame repeated in a clip repeats its row
@@ -74,7 +75,7 @@ class PseudoLabels(Artifact):
             option_logits="list<float32>",  # as in Answers; letters are read after the forced word "Option"
             truncated="bool",  # the question's text exceeded the model's maximum length
         ),
-        "verdicts": schema_of(1, Verdict, vote_prediction="int8"),
+        "verdicts": schema_of(1, Verdict, "question_id", vote_prediction="int8"),
     }
 
     def by_question(self, questions: Questions) -> dict[str, np.ndarray]:

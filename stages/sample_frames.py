@@ -55,8 +55,8 @@ class Frames(PooledArtifact):
     kind = "frames"
     tables = {
         "parts": PARTS,
-        "videos": schema_of(2, SampledVideo),
-        "frames": schema_of(1, SampledFrame, frame_index="int64"),
+        "videos": schema_of(2, SampledVideo, "video_id"),
+        "frames": schema_of(1, SampledFrame, "video_id", "clip_id", "position", frame_index="int64"),
     }
 
     def videos(self) -> Sequence[SampledVideo]:

@@ -63,14 +63,15 @@ class FrameScores(Artifact):
     tables = {
         "frame_scores": Schema(
             1,
+            *("question_id", "position"),
             question_id="string",
             video_id="string",
             position="int32",  # in the question's clip
             frame_index="int64",
             seconds="float64",
-            logit_yes="float32",  # raw, of the first word
-            logit_no="float32",  # likewise
-            probability_yes="float32",  # softmax over the whole vocabulary
+            logit_yes="float32 or not finite",  # raw, of the first word
+            logit_no="float32 or not finite",  # likewise
+            probability_yes="float32 or not finite",  # softmax over the whole vocabulary
             truncated="bool",  # the question's text exceeded the model's maximum length
         )
     }

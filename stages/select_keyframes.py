@@ -35,6 +35,7 @@ class Keyframes(Artifact):
     tables = {
         "keyframes": Schema(
             1,
+            "question_id",
             question_id="string",
             video_id="string",
             clip_id="string",

@@ -177,7 +177,7 @@ class Artifact:
     def column(self, table: str, name: str) -> Sequence[Any]:
         """Return a column of a table, of a large one without a Python object for each row; raises like `columns`."""
         rows = self.record.rows.get(table, 0)
-        return values_of(read_stored(self.table_files(table), self.tables[table], [name], rows, [name]))
+        return values_of(read_stored(self.table_files(table), self.tables[table], [name], rows))
 
     def columns(self, table: str, *names: str) -> dict[str, Any]:
         """Return named columns of a table as numpy arrays; raises like `rows`."""

@@ -12,7 +12,7 @@ from pipeline.engine import typed_rows
 from pipeline.engine.typed_rows import ByKey, Grouped, LazyRows, Mapped, fields_of, rows_as
 from pipeline.reasons import Reason
 
-SCHEMA = Schema(1, id="string", text="string", options="list<string>", answer="int8", reason="string")
+SCHEMA = Schema(1, id="string", text="string", options="list<string>", answer="int8 or null", reason="string")
 N_ROWS = 57
 
 
