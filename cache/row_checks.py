@@ -27,15 +27,18 @@ class RowProblem(NamedTuple):
 
 
 def value_problem(table: pa.Table, may_be_null: Sequence[str], may_be_infinite: Sequence[str]) -> RowProblem | None:
-    """Return the first row of the first column with a null, or a number that is not finite, outside the columns named."""
+    """Return the first row of the first column with a null, or a number that is not finite, outside the columns named.
+
+    Integers are counts and numbers of things: one below 0 is a problem, too, as other programs write -1 for what is not known.
+    """
     for name, column in zip(table.column_names, table.columns, strict=True):
         start = 0
         for chunk in column.chunks:
             at = _first_wrong(chunk, name in may_be_null, name in may_be_infinite)
             if at is not None:
-                value, kind = chunk[at].as_py(), "finite numbers" if _holds_floats(chunk.type) else "a value"
-                found = "is null" if value is None else f"holds {reprlib.repr(value)}"
-                return RowProblem(start + at, f"column {name!r} {found}; expected {kind}")
+                value = chunk[at].as_py()
+                actual = "is null" if value is None else f"holds {reprlib.repr(value)}"
+                return RowProblem(start + at, f"column {name!r} {actual}; expected {_wanted(chunk.type)}")
             start += len(chunk)
     return None
 
@@ -45,16 +48,21 @@ def _first_wrong(chunk: pa.Array, may_be_null: bool, may_be_infinite: bool) -> i
         return int(chunk.is_null().index(True).as_py())
     if pa.types.is_list(chunk.type):
         element = _first_wrong(chunk.flatten(), may_be_null, may_be_infinite)
-        ends = chunk.value_lengths().fill_null(0).to_numpy().cumsum() if element is not None else None
-        return None if ends is None else int(np.searchsorted(ends, element, side="right"))
+        if element is None:
+            return None
+        ends = chunk.value_lengths().fill_null(0).to_numpy().cumsum()
+        return int(np.searchsorted(ends, element, side="right"))
     if pa.types.is_floating(chunk.type) and not may_be_infinite:
         at = int(pc.is_finite(chunk).index(False).as_py())
         return at if at >= 0 else None
+    if pa.types.is_integer(chunk.type) and (pc.min(chunk).as_py() or 0) < 0:
+        return int(pc.less(chunk, 0).index(True).as_py())
     return None
 
 
-def _holds_floats(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind.value_type if pa.types.is_list(kind) else kind)
+def _wanted(kind: pa.DataType) -> str:
+    kind = kind.value_type if pa.types.is_list(kind) else kind
+    return "a finite number" if pa.types.is_floating(kind) else "0 or more" if pa.types.is_integer(kind) else "a value"
 
 
 class KeyCheck:

@@ -38,7 +38,7 @@ class Schema:
     """The declared columns of one table, in order, and the version of their meaning.
 
     `Schema(1, "question_id", question_id="string", seconds="float64 or null")`. A null means "not known". Only columns that say
-    so hold nulls, or, with " or not finite", nan and infinity.
+    so hold nulls, or, with " or not finite", nan and infinity. Integers are not below 0.
 
     Args:
         key: columns of text that differ in every row; followed by another one, which numbers from `first` the rows that are

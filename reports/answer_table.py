@@ -16,7 +16,6 @@ from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.typed_rows import ByKey, Mapped
 from pipeline.metrics.accuracy import Answered
-from pipeline.selection.keyframes import ChosenFrames
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.select_keyframes import Keyframes
@@ -45,7 +44,7 @@ def answers_in_words(store: Store, answers_id: str) -> Sequence[AnswerInWords]:
     questions = Questions(store, answers.record.inputs["questions"])
     keyframes = Keyframes(store, answers.record.inputs["keyframes"])
     by_id = questions.by_id()
-    rows = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
+    rows = keyframes.chosen(questions)
     chosen = ByKey(keyframes.columns("keyframes", "question_id")["question_id"], rows)
 
     def in_words(answer: Answered) -> AnswerInWords:

@@ -76,7 +76,7 @@ def answer_of(run: AskedRun) -> AskedAnswer:
     """Return the answer that a run produced."""
     asked = run.asked
     (question,) = asked.questions.questions()
-    (chosen,) = typed_rows_of_all(asked.keyframes, "keyframes", asked.questions, ChosenFrames)
+    (chosen,) = asked.keyframes.chosen(asked.questions, asked.frames)
     options: list[OptionShare] = []
     if isinstance(asked.answers, GeneratedAnswers):
         (generated,) = typed_rows_of_all(asked.answers, "answers", asked.questions, AnswerText)

@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 
 from cache.errors import RecipeError
 from pipeline.batching import cut
-from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.places import ServerPlace
 from pipeline.engine.progress import track
@@ -160,7 +159,7 @@ def _asked_videos(questions: Questions, frames: Frames, keyframes: Keyframes, vi
     questions_by_id = questions.by_id()
     files = {video.video_id: video for video in videos.videos}
     sampled = {video.video_id: video for video in frames.videos()}
-    rows = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
+    rows = keyframes.chosen(questions, frames)
     return [
         AskedVideo(files[video_id], sampled[video_id], [(questions_by_id[row.question_id], row) for row in video_rows])
         for video_id, video_rows in groupby(rows, key=lambda row: row.video_id)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from cache.errors import did_you_mean
+from cache.errors import CorruptArtifactError, did_you_mean, rebuild_hint
 from cache.fingerprint import fingerprint
 from cache.tables import Schema
 from pipeline.datasets.question import Question, QuestionClip
@@ -56,7 +56,24 @@ class Keyframes(Artifact):
         def asked(row: ChosenFrames) -> tuple[Question, ChosenFrames]:
             return known[row.question_id], row._replace(reason=row.reason or failed.get(row.video_id, Reason()))
 
-        return Mapped(asked, typed_rows_of_all(self, "keyframes", questions, ChosenFrames))
+        return Mapped(asked, self.chosen(questions))
+
+    def chosen(self, questions: Questions, frames: Frames | None = None) -> Sequence[ChosenFrames]:
+        """Return every question's keyframes, in the order of rows, each held against its clip when it is looked at.
+
+        Raises `CorruptArtifactError`, then, for frames that are not those of `frames`, if given, at their positions.
+        """
+        clips = frames.clips_of(questions) if frames is not None else None
+
+        def checked(row: ChosenFrames) -> ChosenFrames:
+            clip = clips.get((row.video_id, row.clip_id)) if clips is not None else None
+            if problem := row.problem(clip):
+                raise CorruptArtifactError(
+                    f"{self.id}: question {row.question_id!r}: {problem}; {rebuild_hint(self.path)}"
+                )
+            return row
+
+        return Mapped(checked, typed_rows_of_all(self, "keyframes", questions, ChosenFrames))
 
     def frames_digest(self) -> str:
         """Return a digest of each question's frames or reason, independent of how they were selected."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def refuse_cut(a: Artifact, keys_a: Collection[Hashable], b: Artifact, keys_b: Collection[Hashable], what: str) -> None:
-    """Raise `CorruptArtifactError`, which names the artifact that lacks some, unless both have the same keys.
+    """Raise `CorruptArtifactError`, which names the artifact that lacks some, unless both have the same keys, each once.
 
     Args:
         a: what has `keys_a`; the same as `b` where two of its tables are compared.
@@ -24,7 +25,7 @@ def refuse_cut(a: Artifact, keys_a: Collection[Hashable], b: Artifact, keys_b: C
         keys_b: what the other one has rows of.
         what: name of the keys, for people.
     """
-    if np.array_equal(np.unique(hashes_of(keys_a)), np.unique(hashes_of(keys_b))):  # sets of ids take 20 times as much
+    if _are_equal(keys_a, keys_b):
         return
     of_a, of_b = set(keys_a), set(keys_b)
     for lacking, there, other, wanted in ((a, of_a, b, of_b), (b, of_b, a, of_a)):
@@ -32,8 +33,44 @@ def refuse_cut(a: Artifact, keys_a: Collection[Hashable], b: Artifact, keys_b: C
             beside = "another of its tables" if a.id == b.id else str(other.id)
             raise CorruptArtifactError(
                 f"{lacking.id}: lacks {len(missing)} of the {len(wanted)} {what} of {beside} (first "
-                f"{min(missing, key=str)!r}); `sevila stage {lacking.record.stage} RECIPE --again` rebuilds it"
+                f"{min(missing, key=str)!r}); {_rebuilt(lacking)}"
             )
+    for having, keys in ((a, keys_a), (b, keys_b)):
+        for key, count in Counter(keys).items():
+            if count > 1:
+                raise CorruptArtifactError(
+                    f"{having.id}: has {key!r} {count} times among its {what}; {_rebuilt(having)}"
+                )
+
+
+def refuse_other_frames(
+    a: Artifact, frames_a: Collection[tuple[str, int]], b: Artifact, frames_b: Collection[tuple[str, int]]
+) -> None:
+    """Raise `CorruptArtifactError` unless each question, by its id, has the same frames, as `digest_of_frames`, in both.
+
+    Args:
+        a: what has `frames_a`.
+        b: the artifact of the frames, which `frames_b` are of.
+        frames_a: of each question that has rows for its frames.
+        frames_b: of the clip of each question that should have them.
+    """
+    if _are_equal(frames_a, frames_b):
+        return
+    n_frames_a, n_frames_b = ([(id, digest >> 32) for id, digest in frames] for frames in (frames_a, frames_b))
+    refuse_cut(a, n_frames_a, b, n_frames_b, "questions with their frames")
+    id = min({*frames_a} - {*frames_b})[0]
+    raise CorruptArtifactError(
+        f"{a.id}: has other frames of question {id!r}, or in another order, than {b.id} has of its clip; {_rebuilt(a)}"
+    )
+
+
+def _are_equal(keys_a: Collection[Hashable], keys_b: Collection[Hashable]) -> bool:
+    hashes = np.sort(hashes_of(keys_a)), np.sort(hashes_of(keys_b))  # sets of ids take 20 times as much
+    return np.array_equal(*hashes) and not (hashes[0][1:] == hashes[0][:-1]).any()
+
+
+def _rebuilt(artifact: Artifact) -> str:
+    return f"`sevila stage {artifact.record.stage} RECIPE --again` rebuilds it"
 
 
 class OfQuestion(Protocol):

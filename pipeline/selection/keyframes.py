@@ -1,6 +1,7 @@
 """The score that ranks frames, the record of chosen frames, and their majority vote over options."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -28,6 +29,20 @@ class ChosenFrames(NamedTuple):
     rows: list[int]  # in the video's stored frames
     seconds: list[float]
     scores: Sequence[float] = ()  # that ranked the frames; empty if the selector uses none
+
+    def problem(self, clip: Mapping[str, np.ndarray] | None) -> str:
+        """Return why these cannot be frames of the clip, or of any if that is None; empty if they can be."""
+        columns = {"row": self.rows, "frame_index": self.frame_indices, "seconds": self.seconds}
+        lengths = [len(self.positions), *map(len, columns.values()), *([len(self.scores)] if self.scores else [])]
+        if len({*lengths}) > 1 or (lengths[0] == 0) != bool(self.reason):
+            return f"has {lengths} positions, rows, frames, times and scores, and the reason {self.reason!r}"
+        if any(after < before for before, after in pairwise(self.positions)):
+            return f"has the positions {list(self.positions)}; expected them in the order of time"
+        if clip is not None and lengths[0]:
+            is_inside = self.positions[-1] < len(clip["row"])
+            if not is_inside or any(clip[name][self.positions].tolist() != list(of) for name, of in columns.items()):
+                return f"has the positions {list(self.positions)} and frames {list(self.frame_indices)}, not its clip's"
+        return ""
 
 
 def ranking_scores(

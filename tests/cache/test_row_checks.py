@@ -51,12 +51,13 @@ READERS: list[Callable[[list[Path]], Any]] = [
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"count": None}, r"row 2 \(id 'q2'\): column 'count' is null; expected a value"),
+        ({"count": None}, r"row 2 \(id 'q2'\): column 'count' is null; expected 0 or more"),
         ({"id": None}, r"row 2 \(id None\): column 'id' is null; expected a value"),
         ({"scores": None}, r"row 2 \(id 'q2'\): column 'scores' is null"),
-        ({"scores": [0.5, None]}, r"row 2 \(id 'q2'\): column 'scores' holds \[0.5, None\]; expected finite numbers"),
-        ({"scores": [0.5, float("inf")]}, r"row 2 .*'scores' holds \[0.5, inf\]; expected finite numbers"),
-        ({"share": float("nan")}, r"row 2 .*'share' holds nan; expected finite numbers"),
+        ({"scores": [0.5, None]}, r"row 2 \(id 'q2'\): column 'scores' holds \[0.5, None\]; expected a finite number"),
+        ({"scores": [0.5, float("inf")]}, r"row 2 .*'scores' holds \[0.5, inf\]; expected a finite number"),
+        ({"share": float("nan")}, r"row 2 .*'share' holds nan; expected a finite number"),
+        ({"count": -1}, r"row 2 .*'count' holds -1; expected 0 or more"),
         ({"id": "q0"}, r"row 2 \(id 'q0'\): its key is that of row 0; expected each once"),
     ],
 )
