@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from cache.errors import CorruptArtifactError
-from pipeline.engine.typed_rows import hashes_of
+from pipeline.engine.typed_rows import Zipped, hashes_of
 
 if TYPE_CHECKING:
     from pipeline.engine.stage import Artifact
@@ -87,7 +87,11 @@ QuestionRow = TypeVar("QuestionRow", bound=OfQuestion)
 def typed_rows_of_all(
     artifact: Artifact, table: str, questions: Artifact, kind: type[QuestionRow]
 ) -> Sequence[QuestionRow]:
-    """Return a table's rows, one for each of the questions, as `kind`; raises `CorruptArtifactError` unless it has those."""
-    ids, wanted = artifact.column(table, "question_id"), questions.column("questions", "question_id")
-    refuse_cut(artifact, ids, questions, wanted, "questions")
+    """Return a table's rows, one for each of the questions, as `kind`.
+
+    Raises `CorruptArtifactError` unless it has those, about the same videos and clips as far as it says.
+    """
+    names = [name for name in ("question_id", "video_id", "clip_id") if name in artifact.tables[table].columns]
+    keys = Zipped([artifact.column(table, name) for name in names])
+    refuse_cut(artifact, keys, questions, Zipped([questions.column("questions", name) for name in names]), "questions")
     return artifact.typed_rows(table, kind)

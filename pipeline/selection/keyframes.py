@@ -36,8 +36,9 @@ class ChosenFrames(NamedTuple):
         lengths = [len(self.positions), *map(len, columns.values()), *([len(self.scores)] if self.scores else [])]
         if len({*lengths}) > 1 or (lengths[0] == 0) != bool(self.reason):
             return f"has {lengths} positions, rows, frames, times and scores, and the reason {self.reason!r}"
-        if any(after < before for before, after in pairwise(self.positions)):
-            return f"has the positions {list(self.positions)}; expected them in the order of time"
+        for name, values in {"position": self.positions, **columns}.items():
+            if any(after < before for before, after in pairwise(values)):
+                return f"has the {name} {list(values)}; expected the order of time"
         if clip is not None and lengths[0]:
             is_inside = self.positions[-1] < len(clip["row"])
             if not is_inside or any(clip[name][self.positions].tolist() != list(of) for name, of in columns.items()):

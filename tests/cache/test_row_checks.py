@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from cache.errors import CorruptArtifactError, SchemaError
-from cache.tables import OR_NULL, Schema, read_columns, read_rows, read_stored, read_table, write_rows
+from cache.tables import Schema, read_columns, read_rows, read_stored, read_table, write_rows
 
 SCHEMA = Schema(
     1,
@@ -32,11 +33,10 @@ def rows(**changes: Any) -> list[dict[str, Any]]:
     return good
 
 
-def loose(schema: Schema) -> Schema:
-    """Return the schema of the same columns with any values, as another program may write them."""
-    any_values = Schema(schema.version, **{name: kind + OR_NULL for name, kind in schema.columns.items()})
-    any_values.may_be_infinite = list(schema.columns)
-    return any_values
+def write_as_another_program(path: Path, schema: Schema, rows: list[dict[str, Any]]) -> None:
+    """Write rows of the declared types with any values."""
+    path.parent.mkdir(parents=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema.arrow()), path)
 
 
 READERS: list[Callable[[list[Path]], Any]] = [
@@ -65,7 +65,7 @@ def test_a_row_that_no_stage_writes_is_refused_by_every_reader(
     tmp_path: Path, read: Callable[[list[Path]], Any], changes: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "artifacts" / "count_words-v1-ab" / "words.parquet"
-    write_rows(path, loose(SCHEMA), rows(**changes))
+    write_as_another_program(path, SCHEMA, rows(**changes))
     with pytest.raises(CorruptArtifactError, match=message) as error:
         read([path])
     assert str(error.value).startswith(f"{path}: row 2 (id ")
