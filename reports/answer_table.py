@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cache.errors import SevilaError
+from cache.errors import CorruptArtifactError, SevilaError
 from cache.printable import printable
 from cache.store import Store
 from pipeline.datasets.question import Question
@@ -95,6 +95,11 @@ def _as_cell(value: Any) -> Any:
 
 def _in_words(answer: Answered, question: Question, seconds: Sequence[float]) -> AnswerInWords:
     def text(index: int | None) -> str:
+        if index is not None and index >= len(question.options):
+            raise CorruptArtifactError(
+                f"question {question.question_id!r} has the answer {index}, from 0, of {len(question.options)} options; "
+                "`sevila stage answer_questions RECIPE --again` rebuilds it"
+            )
         return "" if index is None else question.options[index]
 
     is_known = question.answer_index is not None and answer.prediction is not None

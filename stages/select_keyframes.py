@@ -59,21 +59,24 @@ class Keyframes(Artifact):
         return Mapped(asked, self.chosen(questions))
 
     def chosen(self, questions: Questions, frames: Frames | None = None) -> Sequence[ChosenFrames]:
-        """Return every question's keyframes, in the order of rows, each held against its clip when it is looked at.
+        """Return every question's keyframes, in the order of rows; if `frames` are given, they are theirs.
 
-        Raises `CorruptArtifactError`, then, for frames that are not those of `frames`, if given, at their positions.
+        Raises `CorruptArtifactError` for others, when they are looked at.
         """
-        clips = frames.clips_of(questions) if frames is not None else None
+        rows = typed_rows_of_all(self, "keyframes", questions, ChosenFrames)
+        if frames is None:
+            return rows
+        clips = frames.clips_of(questions)
 
         def checked(row: ChosenFrames) -> ChosenFrames:
-            clip = clips.get((row.video_id, row.clip_id)) if clips is not None else None
-            if problem := row.problem(clip):
+            if not row.reason and not row.are_of(clips[row.video_id, row.clip_id]):
                 raise CorruptArtifactError(
-                    f"{self.id}: question {row.question_id!r}: {problem}; {rebuild_hint(self.path)}"
+                    f"{self.id}: question {row.question_id!r} has frames {row.frame_indices} at positions {row.positions}; "
+                    f"its clip in {frames.id} has others; {rebuild_hint(self.path)}"
                 )
             return row
 
-        return Mapped(checked, typed_rows_of_all(self, "keyframes", questions, ChosenFrames))
+        return Mapped(checked, rows)
 
     def frames_digest(self) -> str:
         """Return a digest of each question's frames or reason, independent of how they were selected."""

@@ -26,7 +26,8 @@ def fields_of(kind: type[Any], columns: Collection[str]) -> dict[str, Any]:
 def rows_as(kind: type[Element], fields: Mapping[str, Any], columns: StoredColumns, source: str) -> Sequence[Element]:
     """Return the rows of columns, which are the `fields` in their order, as `kind`.
 
-    Raises `CorruptArtifactError` when a row is looked at that has a status and a reason, and these contradict each other.
+    Raises `CorruptArtifactError` when a row is looked at whose fields contradict each other: status and reason, or, of a class
+    with a method `problem`, what that says.
     """
 
     def make(values: list[list[Any]]) -> list[Element]:
@@ -34,20 +35,22 @@ def rows_as(kind: type[Element], fields: Mapping[str, Any], columns: StoredColum
             if hint is Reason or get_origin(hint) is tuple:
                 values[number] = list(map(Reason if hint is Reason else tuple, values[number]))
         rows = [kind(**dict(zip(fields, row, strict=True))) for row in zip(*values, strict=True)]
-        if {"status", "reason"} <= fields.keys():
-            _refuse_contradiction(rows, next(iter(fields)), source)
+        _refuse_contradictions(rows, kind, list(fields), source)
         return rows
 
     return _rows(columns, make)
 
 
-def _refuse_contradiction(rows: Sequence[Any], id: str, source: str) -> None:
-    for row in rows:
-        if row.status != ("failed" if row.reason else "ok"):
-            raise CorruptArtifactError(
-                f"{source}: {id} {getattr(row, id)!r} has the status {row.status!r} and the reason {str(row.reason)!r}; "
-                "expected ok without a reason, or failed with one"
+def _refuse_contradictions(rows: Sequence[Any], kind: type[Any], fields: Sequence[str], source: str) -> None:
+    problem_of, has_status = getattr(kind, "problem", None), {"status", "reason"} <= {*fields}
+    for row in rows if has_status or problem_of is not None else ():
+        problem = problem_of(row) if problem_of is not None else ""
+        if has_status and row.status != ("failed" if row.reason else "ok"):
+            problem = (
+                f"has status {row.status!r} and reason {str(row.reason)!r}; expected ok without, or failed with one"
             )
+        if problem:
+            raise CorruptArtifactError(f"{source}: {fields[0]} {getattr(row, fields[0])!r} {problem}")
 
 
 def values_of(column: StoredColumns) -> Sequence[Any]:

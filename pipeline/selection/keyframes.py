@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,20 +30,22 @@ class ChosenFrames(NamedTuple):
     seconds: list[float]
     scores: Sequence[float] = ()  # that ranked the frames; empty if the selector uses none
 
-    def problem(self, clip: Mapping[str, np.ndarray] | None) -> str:
-        """Return why these cannot be frames of the clip, or of any if that is None; empty if they can be."""
-        columns = {"row": self.rows, "frame_index": self.frame_indices, "seconds": self.seconds}
-        lengths = [len(self.positions), *map(len, columns.values()), *([len(self.scores)] if self.scores else [])]
+    def problem(self) -> str:
+        """Return why these cannot be the frames of a clip, or the reason for none; empty if they can be."""
+        columns: list[Sequence[float]] = [self.positions, self.rows, self.frame_indices, self.seconds]
+        lengths = [*map(len, columns), *([len(self.scores)] if self.scores else [])]
         if len({*lengths}) > 1 or (lengths[0] == 0) != bool(self.reason):
             return f"has {lengths} positions, rows, frames, times and scores, and the reason {self.reason!r}"
-        for name, values in {"position": self.positions, **columns}.items():
+        for values in columns:
             if any(after < before for before, after in pairwise(values)):
-                return f"has the {name} {list(values)}; expected the order of time"
-        if clip is not None and lengths[0]:
-            is_inside = self.positions[-1] < len(clip["row"])
-            if not is_inside or any(clip[name][self.positions].tolist() != list(of) for name, of in columns.items()):
-                return f"has the positions {list(self.positions)} and frames {list(self.frame_indices)}, not its clip's"
+                return f"has frames at {list(values)}; expected the order of time"
         return ""
+
+    def are_of(self, clip: Mapping[str, np.ndarray]) -> bool:
+        """Whether these are the clip's frames at their positions."""
+        columns: dict[str, list[Any]] = {"row": self.rows, "frame_index": self.frame_indices, "seconds": self.seconds}
+        is_inside = not self.positions or self.positions[-1] < len(clip["row"])
+        return is_inside and all(clip[name][self.positions].tolist() == of for name, of in columns.items())
 
 
 def ranking_scores(

@@ -58,13 +58,13 @@ def set_first(column: str, value: Any) -> Callable[[Rows], None]:
         ("questions", "videos", repeat_a_row, "row 10 .*its key is that of row 0; expected each once"),
         ("questions", "questions", set_first("question_type", None), "row 0 .*'question_type' is null"),
         ("frames", "videos", repeat_a_row, "row 10 .*its key is that of row 0"),
-        ("frames", "videos", set_first("status", "failed"), "has the status 'failed' and the reason ''; expected ok"),
-        ("frames", "frames", exchange, r"row 2 \(video_id '.*', clip_id '.*', position 3\): .* holds 3; expected 2"),
+        ("frames", "videos", set_first("status", "failed"), "has status 'failed' and reason ''; expected ok"),
+        ("frames", "frames", exchange, r"row 2 \(.*video_id '.*', position 3\): .* holds 3; expected 2"),
         (
             "frames",
             "frames",
             lambda rows: exchange(rows, "row"),
-            "row 3 .*row 2 after 3, frame_index .*; expected the order",
+            "row 3 of its frames .*, row 2 after 3; expected the order",
         ),
         ("features", "videos", repeat_a_row, "row 10 .*its key is that of row 0"),
         ("frame_scores", "frame_scores", exchange, r"row 2 .*position 3\): column 'position' holds 3; expected 2"),
@@ -81,12 +81,30 @@ def set_first(column: str, value: Any) -> Callable[[Rows], None]:
             "keyframes",
             "keyframes",
             lambda rows: rows[0]["rows"].reverse(),
-            "has the row .*; expected the order of time",
+            "has frames at .*; expected the order of time",
         ),
         ("keyframes", "keyframes", lambda rows: rows[0]["seconds"].pop(), "has .* positions, rows, frames, times and"),
         ("answers", "answers", repeat_a_row, "row 30 .*its key is that of row 0"),
         ("answers", "answers", set_first("prediction", -1), "row 0 .*'prediction' holds -1; expected 0 or more"),
         ("answers", "answers", set_first("video_id", "another"), "lacks 1 of the 30 questions"),
+        (
+            "answers",
+            "answers",
+            set_first("prediction", None),
+            "has the prediction None and the reason ''; expected one",
+        ),
+        (
+            "questions",
+            "questions",
+            set_first("answer_index", 9),
+            "'00_red_circle#0' has the right option 9, from 0, of 4",
+        ),
+        (
+            "frames",
+            "videos",
+            set_first("frames_per_second", None),
+            "has 48 frames, None a second, 6.0 s; expected more",
+        ),
     ],
 )
 def test_a_rewritten_table_is_refused_with_its_row_and_the_command_to_rebuild_it(
@@ -139,5 +157,5 @@ def test_exported_keyframes_are_those_of_their_clips(
     id = rewrite(artifact(store, "keyframes"), "keyframes", lambda rows: rows[0]["frame_indices"].__setitem__(-1, 47))
     export = ["keyframes", "export", id, "-o", str(tmp_path / "keyframes.json"), "--store", str(store)]
     assert main(export) == 1
-    assert re.search("has the positions .* and frames .*47], not its clip's", capsys.readouterr().err)
+    assert re.search("has frames .*47. at positions .*; its clip in .* has others", capsys.readouterr().err)
     assert not (tmp_path / "keyframes.json").exists()
