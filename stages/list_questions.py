@@ -20,6 +20,7 @@ from pipeline.datasets.question import Question, QuestionClip, Video
 from pipeline.datasets.registry import adapter_named, adapter_names, read_split
 from pipeline.datasets.subtitles import Cues, files_of_videos, read_cues
 from pipeline.datasets.text_file import digests_of_what_is_read
+from pipeline.engine.joined import refuse_unknown
 from pipeline.engine.output import Output
 from pipeline.engine.sources import AnnotationFiles
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
@@ -90,6 +91,7 @@ class Questions(Artifact):
         """Return the true moments, [G, 2] in seconds, of the questions for which they are known."""
         windows: dict[str, list[list[float]]] = defaultdict(list)
         table = self.columns("moments", "question_id", "start_seconds", "end_seconds")
+        refuse_unknown(self, table["question_id"], self.column("questions", "question_id"), "moments")
         for question_id, *window in zip(*table.values(), strict=True):
             windows[question_id].append(window)
         return {question_id: np.array(values, np.float64) for question_id, values in windows.items()}
@@ -97,6 +99,7 @@ class Questions(Artifact):
     def subtitles(self) -> dict[str, Cues]:
         """Return what is said in each video that has subtitles, by its id."""
         table = self.columns("subtitles", *self.tables["subtitles"].columns)
+        refuse_unknown(self, table["video_id"], self.column("videos", "video_id"), "subtitles")
         video_ids, *columns = table.values()
         return {id: Cues(*(column[where] for column in columns)) for id, where in runs_of(video_ids).items()}
 

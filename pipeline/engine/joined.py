@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -13,6 +13,9 @@ from pipeline.engine.typed_rows import Zipped, hashes_of
 
 if TYPE_CHECKING:
     from pipeline.engine.stage import Artifact
+
+
+Row = TypeVar("Row")
 
 
 def refuse_cut(a: Artifact, keys_a: Collection[Hashable], b: Artifact, keys_b: Collection[Hashable], what: str) -> None:
@@ -41,6 +44,24 @@ def refuse_cut(a: Artifact, keys_a: Collection[Hashable], b: Artifact, keys_b: C
                 raise CorruptArtifactError(
                     f"{having.id}: has {key!r} {count} times among its {what}; {_rebuilt(having)}"
                 )
+
+
+def refuse_unknown(artifact: Artifact, keys: Sequence[Hashable], known: Collection[Hashable], what: str) -> None:
+    """Raise `CorruptArtifactError` for the first of a table's keys, one a row, that is not among those known."""
+    unknown = ~np.isin(hashes_of(keys), hashes_of(known))
+    if unknown.any():
+        row = int(unknown.argmax())
+        raise CorruptArtifactError(
+            f"{artifact.id}: row {row} of its {what} is about {keys[row]!r}, which it does not list; {_rebuilt(artifact)}"
+        )
+
+
+def row_where(artifact: Artifact, table: str, rows: Iterable[Row], is_wanted: Callable[[Row], bool]) -> Row:
+    """Return the first row of a table that is wanted; raises `CorruptArtifactError` if there is none."""
+    row = next(filter(is_wanted, rows), None)
+    if row is None:
+        raise CorruptArtifactError(f"{artifact.id}: its table {table} lacks the row to report; {_rebuilt(artifact)}")
+    return row
 
 
 def refuse_other_frames(
