@@ -96,7 +96,7 @@ def evaluate_localization(
         positions, times = row.positions if k is None else top_k_positions(ranked[row.question_id], k), seconds(row)
         if len(positions) and positions[-1] >= len(times):
             raise CorruptArtifactError(
-                f"{keyframes.id}: question {row.question_id!r} has keyframes at positions {list(positions)} of {len(times)} frames; "
+                f"{keyframes.id}: question {row.question_id!r} has keyframes at {list(positions)} of {len(times)} frames; "
                 f"{rebuild_hint(keyframes.path)}"
             )
         return keyframe_quality(positions, times, true[row.question_id])
