@@ -94,11 +94,7 @@ def evaluate_localization(
         if k is not None and row.question_id not in ranked:
             return None
         positions, times = row.positions if k is None else top_k_positions(ranked[row.question_id], k), seconds(row)
-        if len(positions) and positions[-1] >= len(times):
-            raise CorruptArtifactError(
-                f"{keyframes.id}: question {row.question_id!r} has keyframes at {list(positions)} of {len(times)} frames; "
-                f"{rebuild_hint(keyframes.path)}"
-            )
+        _refuse_beyond(keyframes, row, len(times))
         return keyframe_quality(positions, times, true[row.question_id])
 
     ranks = [
@@ -111,3 +107,11 @@ def evaluate_localization(
     for k in cfg.ks if scores is not None else ():
         rows.append(localization_row("ranking", k, (judged(row, k) for row in known()), ranks))
     out.write_rows("localization", [dataclasses.asdict(row) for row in rows])
+
+
+def _refuse_beyond(keyframes: Keyframes, row: JudgedFrames, n_frames: int) -> None:
+    if max(row.positions, default=0) >= n_frames:
+        raise CorruptArtifactError(
+            f"{keyframes.id}: question {row.question_id!r} has keyframes at {list(row.positions)} of {n_frames} frames; "
+            f"{rebuild_hint(keyframes.path)}"
+        )
