@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.engine.stage import Artifact
 
 
-Row = TypeVar("Row")
+WantedRow = TypeVar("WantedRow")
 
 
 def refuse_cut(a: Artifact, keys_a: Collection[Hashable], b: Artifact, keys_b: Collection[Hashable], what: str) -> None:
@@ -56,7 +56,9 @@ def refuse_unknown(artifact: Artifact, keys: Sequence[Hashable], known: Collecti
         )
 
 
-def row_where(artifact: Artifact, table: str, rows: Iterable[Row], is_wanted: Callable[[Row], bool]) -> Row:
+def row_where(
+    artifact: Artifact, table: str, rows: Iterable[WantedRow], is_wanted: Callable[[WantedRow], bool]
+) -> WantedRow:
     """Return the first row of a table that is wanted; raises `CorruptArtifactError` if there is none."""
     row = next(filter(is_wanted, rows), None)
     if row is None:
