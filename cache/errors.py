@@ -98,14 +98,25 @@ class ComparisonError(SevilaError):
 def repair_hint(path: Path | str) -> str:
     """Return how to repair a damaged file of a store, by its path; ends the sentence that describes the damage."""
     parts = Path(path).with_suffix("").parts[-7:]
-    if "artifacts" in parts[:-1]:  # <root>/artifacts/<id>/...
-        name = parts[parts.index("artifacts") + 1]
+    if id := _artifact_of(path):
+        name = id
     elif "pool" in parts[:-4]:  # <root>/pool/<space>/<key[:2]>/<key>/<part>.h5
         space, _, key, part = parts[parts.index("pool") + 1 :]
         name = f"{space}/{key}/{part}"
     else:
         return "delete it, then run the same command again"
     return f"`sevila cache verify {name} --drop` removes only the damage, and the next run of its recipe makes it again"
+
+
+def rebuild_hint(path: Path | str) -> str:
+    """Return how to replace a file of a store whose content no stage wrote, though it is as its record says."""
+    stage = _artifact_of(path).partition("-")[0]
+    return f"`sevila stage {stage} RECIPE --again` rebuilds it" if stage else "delete it"
+
+
+def _artifact_of(path: Path | str) -> str:
+    parts = Path(path).with_suffix("").parts[-7:]
+    return parts[parts.index("artifacts") + 1] if "artifacts" in parts[:-1] else ""  # <root>/artifacts/<id>/...
 
 
 def sentence(error: OSError) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.errors import CorruptArtifactError, SchemaError, repair_hint
+from cache.errors import CorruptArtifactError, SchemaError, rebuild_hint, repair_hint
 from cache.files import published
 from cache.lazy import Lazy
 from cache.parquet import VALUE_BYTES, allowed_bytes, as_rows, as_values, bounded_parquet
+from cache.row_checks import KeyCheck, RowProblem, value_problem
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,6 +24,7 @@ else:
 # A few kilobytes of Parquet may claim billions of equal rows; the largest data sets make some millions.
 MOST_ROWS = 10**8
 COLUMN_TYPES = ("string", "bool", "int8", "int16", "int32", "int64", "float32", "float64")
+OR_NULL, OR_NOT_FINITE = " or null", " or not finite"
 
 
 def _type(kind: str) -> pa.DataType:
@@ -34,14 +37,20 @@ def _type(kind: str) -> pa.DataType:
 class Schema:
     """The declared columns of one table, in order, and the version of their meaning.
 
-    `Schema(1, question_id="string", seconds="float64")`. Every column may hold nulls; a null means "not known", and which
-    columns use it is said beside the schema.
+    `Schema(1, "question_id", question_id="string", seconds="float64 or null")`. A null means "not known". Only columns that say
+    so hold nulls, or, with " or not finite", nan and infinity. Integers are not below 0.
+
+    Args:
+        key: columns of text that differ in every row; followed by another one, which numbers from `first` the rows that are
+            together because they agree in the others.
     """
 
-    def __init__(self, version: int, **columns: str) -> None:
-        self.version = version
-        self.columns = columns
-        unknown = {*columns.values()} - {*COLUMN_TYPES, *(f"list<{kind}>" for kind in COLUMN_TYPES)}
+    def __init__(self, version: int, /, *key: str, first: int = 0, **columns: str) -> None:
+        self.version, self.key, self.first = version, key, first
+        self.may_be_null = [name for name, kind in columns.items() if kind.endswith(OR_NULL)]
+        self.may_be_infinite = [name for name, kind in columns.items() if kind.endswith(OR_NOT_FINITE)]
+        self.columns = {name: kind.partition(" or ")[0] for name, kind in columns.items()}
+        unknown = {*self.columns.values()} - {*COLUMN_TYPES, *(f"list<{kind}>" for kind in COLUMN_TYPES)}
         if unknown:
             raise KeyError(*unknown)
 
@@ -120,7 +129,10 @@ def _table(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any] | np.
             arrays.append(_array(columns[name], _type(kind)))
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             raise SchemaError(f"{path.name}, column {name!r}: not {kind}: {error}") from error
-    return pa.Table.from_arrays(arrays, schema=schema.arrow())
+    table = pa.Table.from_arrays(arrays, schema=schema.arrow())
+    if problem := value_problem(table, schema.may_be_null, schema.may_be_infinite):
+        raise SchemaError(f"{path.name}, row {problem.row}: {problem.text}")
+    return table
 
 
 def _most_claimed_bytes(table: pa.Table) -> int:
@@ -173,10 +185,12 @@ def read_columns(
 
     Raises:
         SchemaError: the files hold other columns, types or another schema version, or a null where a number is wanted.
-        CorruptArtifactError: a file is not readable Parquet, or the files have other than `n_rows` rows.
+        CorruptArtifactError: a file is not readable Parquet, the files have other than `n_rows` rows, or a row has a value or
+            key that the schema excludes.
     """
     table = _read(paths, schema, names, n_rows)
-    _refuse_nulls(paths, table, names, "; read it as rows")
+    if problem := value_problem(table, (), names):
+        raise SchemaError(f"{paths[0].parent}: row {problem.row}: {problem.text}; read it as rows")
     return {name: _numpy(table[name]) for name in names}
 
 
@@ -196,18 +210,11 @@ class StoredColumns:
 
 
 def read_stored(
-    paths: Sequence[Path], schema: Schema, names: Sequence[str], n_rows: int | None = None, whole: Sequence[str] = ()
+    paths: Sequence[Path], schema: Schema, names: Sequence[str], n_rows: int | None = None
 ) -> StoredColumns:
-    """Return the named columns of a table's files, of which those in `whole` hold no nulls; raises like `read_columns`."""
+    """Return the named columns of a table's files; raises like `read_columns`."""
     table = _read(paths, schema, names, n_rows)
-    _refuse_nulls(paths, table, whole, ", expected none; run its stage again")
     return StoredColumns([table[name] for name in names], table.num_rows)
-
-
-def _refuse_nulls(paths: Sequence[Path], table: pa.Table, names: Sequence[str], advice: str) -> None:
-    for name in names:
-        if n_nulls := table[name].null_count:
-            raise SchemaError(f"{paths[0].parent}: column {name!r} holds {n_nulls} nulls{advice}")
 
 
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:
@@ -223,8 +230,9 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_
     whole = schema.arrow()
     fields = [field for field in whole if names is None or field.name in names]  # in a file's order
     wanted = pa.schema(fields, whole.metadata)
+    keys = KeyCheck(schema.key if {*schema.key} & {*wanted.names} else (), schema.first)
     for path in paths:
-        with bounded_parquet(path, wanted.names) as file:
+        with bounded_parquet(path, {*wanted.names, *keys.columns}) as file:
             if not file.schema.equals(whole, check_metadata=True):
                 raise SchemaError(
                     f"{path}: holds schema\n{file.schema}\nexpected version {schema.version} with {schema.columns}; "
@@ -237,10 +245,28 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_
                 )
             if n_rows is not None and n_claimed > n_rows:
                 raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, expected {n_rows}; {repair_hint(path)}")
-            tables.append(file.read())
+            table = file.read()
+        problem = value_problem(table, schema.may_be_null, schema.may_be_infinite) or keys.problem(table)
+        if problem is not None:
+            raise _refusal(path, schema, problem)
+        tables.append(table.select(wanted.names))
     if n_rows is not None and n_claimed != n_rows and paths:
         raise CorruptArtifactError(f"{paths[0].parent}: {n_claimed} rows, expected {n_rows}; {repair_hint(paths[0])}")
+    if keys.may_repeat and (repeated := keys.repeated(map(partial(_columns_of, names=schema.key), paths))):
+        raise _refusal(paths[repeated[0]], schema, repeated[1])
     return pa.concat_tables(tables) if tables else wanted.empty_table()
+
+
+def _columns_of(path: Path, names: Sequence[str]) -> pa.Table:
+    with bounded_parquet(path, names) as file:
+        return file.read()
+
+
+def _refusal(path: Path, schema: Schema, problem: RowProblem) -> CorruptArtifactError:
+    """Return the error about a row of a file, which names the row's key."""
+    (key,) = as_rows(_columns_of(path, schema.key).slice(problem.row, 1)) if schema.key else ({},)
+    of_key = f" ({', '.join(f'{name} {value!r}' for name, value in key.items())})" if key else ""
+    return CorruptArtifactError(f"{path}: row {problem.row}{of_key}: {problem.text}; {rebuild_hint(path)}")
 
 
 def n_rows(paths: Sequence[Path]) -> int:

@@ -15,6 +15,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from cache import pool_listing
+from cache.tables import OR_NULL
 from cli.app import app
 from pipeline.engine.recipe import available, load, section_configs
 from pipeline.engine.stage import Config
@@ -103,7 +104,11 @@ def tables() -> str:
         notes = column_notes(stage.output)
         for name, schema in stage.output.tables.items():
             rows = [
-                [code(column), kind, _with_code(notes.get((name, column)) or EVERYWHERE.get(column, ""))]
+                [
+                    code(column),
+                    kind + OR_NULL * (column in schema.may_be_null),
+                    _with_code(notes.get((name, column)) or EVERYWHERE.get(column, "")),
+                ]
                 for column, kind in schema.columns.items()
             ]
             whole = str(inspect.getdoc(stage.output)).split("\n\n")[0].replace("\n", " ")

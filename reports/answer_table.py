@@ -9,14 +9,13 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cache.errors import SevilaError
+from cache.errors import CorruptArtifactError, SevilaError
 from cache.printable import printable
 from cache.store import Store
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.typed_rows import ByKey, Mapped
 from pipeline.metrics.accuracy import Answered
-from pipeline.selection.keyframes import ChosenFrames
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.select_keyframes import Keyframes
@@ -45,7 +44,7 @@ def answers_in_words(store: Store, answers_id: str) -> Sequence[AnswerInWords]:
     questions = Questions(store, answers.record.inputs["questions"])
     keyframes = Keyframes(store, answers.record.inputs["keyframes"])
     by_id = questions.by_id()
-    rows = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
+    rows = keyframes.chosen(questions)
     chosen = ByKey(keyframes.columns("keyframes", "question_id")["question_id"], rows)
 
     def in_words(answer: Answered) -> AnswerInWords:
@@ -96,6 +95,11 @@ def _as_cell(value: Any) -> Any:
 
 def _in_words(answer: Answered, question: Question, seconds: Sequence[float]) -> AnswerInWords:
     def text(index: int | None) -> str:
+        if index is not None and index >= len(question.options):
+            raise CorruptArtifactError(
+                f"question {question.question_id!r} has the answer {index}, from 0, of {len(question.options)} options; "
+                "`sevila stage answer_questions RECIPE --again` rebuilds it"
+            )
         return "" if index is None else question.options[index]
 
     is_known = question.answer_index is not None and answer.prediction is not None

@@ -76,7 +76,7 @@ def answer_of(run: AskRun) -> AskAnswer:
     """Return the answer that a run produced."""
     artifacts = run.artifacts
     (question,) = artifacts.questions.questions()
-    (chosen,) = typed_rows_of_all(artifacts.keyframes, "keyframes", artifacts.questions, ChosenFrames)
+    (chosen,) = artifacts.keyframes.chosen(artifacts.questions, artifacts.frames)
     options: list[OptionProbability] = []
     if isinstance(artifacts.answers, GeneratedAnswers):
         (generated,) = typed_rows_of_all(artifacts.answers, "answers", artifacts.questions, AnswerText)

@@ -20,7 +20,6 @@ from cache.printable import counted
 from cache.store import Store
 from cache.tables import Schema, write_rows
 from cache.untrusted import is_name
-from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.progress import count_bar
 from pipeline.engine.sources import Sources
 from pipeline.selection.keyframes import ChosenFrames
@@ -47,8 +46,8 @@ TABLE = Schema(
     question="string",
     frame_index="int64",  # in the video, from 0
     seconds="float64",
-    score="float64",  # by which the frame was selected; null if the selector uses no scores
-    rank="int32",  # of the score among the question's keyframes, from 1; null without scores
+    score="float64 or null",  # by which the frame was selected; null if the selector uses no scores
+    rank="int32 or null",  # of the score among the question's keyframes, from 1; null without scores
 )
 
 
@@ -62,7 +61,7 @@ class KeyframesOfRun:
         self.id = record.id
         self.questions = Questions(store, record.inputs["questions"])
         self.frames = Frames(store, record.inputs["frames"])
-        rows = typed_rows_of_all(keyframes, "keyframes", self.questions, ChosenFrames)
+        rows = keyframes.chosen(self.questions, self.frames)
         by_question = {row.question_id: row for row in rows}
         self.texts = {question.question_id: question.question for question in self.questions.questions()}
         self.rows = [by_question[question_id] for question_id in self.texts]

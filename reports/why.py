@@ -10,7 +10,7 @@ from cache.names import NamedRun
 from cache.printable import first_of
 from cache.record import Record
 from cache.store import Store
-from cache.tables import Schema, read_stored
+from cache.tables import OR_NULL, Schema, read_stored
 from pipeline.engine.dry_run import DryRun, PlannedStep
 from pipeline.engine.sources import VideoFiles
 
@@ -75,7 +75,7 @@ def _video_differences(frames: Record, store: Store, now: VideoFiles) -> str:
     files = [name for name in sorted(frames.files) if name.startswith("videos") and name.endswith(".parquet")]
     paths = [store.path(frames.id) / name for name in files]
     try:
-        columns = Schema(schema["version"], **schema["columns"])
+        columns = Schema(schema["version"], **{name: kind + OR_NULL for name, kind in schema["columns"].items()})
         ids, digests = read_stored(paths, columns, ["video_id", "content_digest"]).values()
     except (CorruptArtifactError, SchemaError, KeyError):
         return ""

@@ -50,14 +50,14 @@ class Answers(Artifact):
         *OF_REPLIES,
     )
     tables = {
-        "answers": schema_of(1, AnswerRow, prediction="int8", option_logits="list<float32>"),
+        "answers": schema_of(1, AnswerRow, "question_id", prediction="int8", option_logits="list<float32>"),
         "frame_answers": Schema(
             1,
             question_id="string",
             frame_index="int64",
             prediction="int8",
             option_logits="list<float32>",
-            first_token_id="int32",  # the greedy first token
+            first_token_id="int32 or null",  # the greedy first token
         ),
     }
 

@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 
 from cache.errors import RecipeError
 from pipeline.batching import cut
-from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.places import ServerPlace
 from pipeline.engine.progress import track
@@ -63,7 +62,7 @@ class ReplyRow(NamedTuple):
 class WrittenAnswers(Answers):
     """The table `answers` of `Answers`; `option_logits` are log-probabilities of the letters, empty for a written reply."""
 
-    tables = {"answers": Answers.tables["answers"], "replies": schema_of(1, ReplyRow)}
+    tables = {"answers": Answers.tables["answers"], "replies": schema_of(1, ReplyRow, "question_id")}
 
 
 class AnswerWithVlm(Config):
@@ -163,7 +162,7 @@ def _asked_videos(
     questions_by_id = questions.by_id()
     files = {video.video_id: video for video in videos.videos}
     sampled = {video.video_id: video for video in frames.videos()}
-    rows = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
+    rows = keyframes.chosen(questions, frames)
     return [
         QuestionsOfVideo(
             files[video_id], sampled[video_id], [(questions_by_id[row.question_id], row) for row in video_rows]

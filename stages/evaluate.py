@@ -13,7 +13,7 @@ from pydantic import Field
 from pipeline.datasets.adapter import headline_of, pooled_types_of
 from pipeline.datasets.question import Question
 from pipeline.datasets.registry import adapter_named
-from pipeline.engine.joined import typed_rows_of_all
+from pipeline.engine.joined import row_where, typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
@@ -38,7 +38,7 @@ class Metrics(Artifact):
 
     def headline(self) -> AccuracyRow:
         """Return the row of the number by which the data set is compared."""
-        return next(row for row in self.accuracies() if row.is_headline)
+        return row_where(self, "metrics", self.accuracies(), lambda row: row.is_headline)
 
     def accuracies(self) -> Sequence[AccuracyRow]:
         """Return the rows of the accuracy table, in its order."""

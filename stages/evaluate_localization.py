@@ -9,7 +9,8 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from pipeline.engine.joined import typed_rows_of_all
+from cache.errors import CorruptArtifactError, rebuild_hint
+from pipeline.engine.joined import row_where, typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
@@ -42,7 +43,7 @@ class LocalizationMetrics(Artifact):
     def text(self, table: Table = aligned) -> str:
         """Return the table."""
         rows = self.typed_rows("localization", LocalizationRow)
-        if not rows[0].n_questions:
+        if not row_where(self, "localization", rows, lambda row: row.source == "keyframes").n_questions:
             return "no question with known moments: no localisation to evaluate"
         return format_localization(rows, table)
 
@@ -92,8 +93,9 @@ def evaluate_localization(
             return None
         if k is not None and row.question_id not in ranked:
             return None
-        positions = row.positions if k is None else top_k_positions(ranked[row.question_id], k)
-        return keyframe_quality(positions, seconds(row), true[row.question_id])
+        positions, times = row.positions if k is None else top_k_positions(ranked[row.question_id], k), seconds(row)
+        _refuse_beyond(keyframes, row, len(times))
+        return keyframe_quality(positions, times, true[row.question_id])
 
     ranks = [
         first_true_rank(ranked[row.question_id], seconds(row), true[row.question_id])
@@ -105,3 +107,11 @@ def evaluate_localization(
     for k in cfg.ks if scores is not None else ():
         rows.append(localization_row("ranking", k, (judged(row, k) for row in known()), ranks))
     out.write_rows("localization", [dataclasses.asdict(row) for row in rows])
+
+
+def _refuse_beyond(keyframes: Keyframes, row: KeyframePositions, n_frames: int) -> None:
+    if max(row.positions, default=0) >= n_frames:
+        raise CorruptArtifactError(
+            f"{keyframes.id}: question {row.question_id!r} has keyframes at {list(row.positions)} of {n_frames} frames; "
+            f"{rebuild_hint(keyframes.path)}"
+        )

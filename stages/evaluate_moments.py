@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.engine.joined import refuse_unknown, row_where
 from pipeline.engine.output import Output
 from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
@@ -73,11 +74,11 @@ class MomentMetrics(Artifact):
     def headline(self) -> MomentMetricsRow:
         """Return the row by which retrieval is compared: all window lengths, IoU 0.5."""
         rows = self.typed_rows("moment_metrics", MomentMetricsRow)
-        return next(row for row in rows if row[:2] == ("full", 0.5))
+        return row_where(self, "moment_metrics", rows, lambda row: row[:2] == ("full", 0.5))
 
     def text(self, table: Table = aligned) -> str:
         """Return the tables and the numbers of queries."""
-        (counts,) = self.typed_rows("counts", QueryCounts)
+        counts = row_where(self, "counts", self.typed_rows("counts", QueryCounts), lambda row: True)
         if not counts.n_queries:
             return f"{counts.n_unlabelled} queries, none of them with known moments: nothing to evaluate"
         return (
@@ -125,7 +126,9 @@ def evaluate_moments(
 def _highlights(questions: Questions, queries: Sequence[Query]) -> dict[str, HighlightScores] | None:
     """Return the scores by level over the queries with rated clips; None if there is none."""
     ratings_by_id: dict[str, list[np.ndarray]] = defaultdict(list)
-    for question_id, ratings in zip(*questions.columns("ratings", "question_id", "ratings").values(), strict=True):
+    table = questions.columns("ratings", "question_id", "ratings")
+    refuse_unknown(questions, table["question_id"], [query.question_id for query in queries], "ratings")
+    for question_id, ratings in zip(*table.values(), strict=True):
         ratings_by_id[question_id].append(ratings)
     rated = [query for query in queries if query.question_id in ratings_by_id]
     if not rated:

@@ -36,7 +36,7 @@ class Features(PooledArtifact):
     """
 
     kind = "features"
-    tables = {"parts": PARTS, "videos": schema_of(2, VideoFeatures)}
+    tables = {"parts": PARTS, "videos": schema_of(2, VideoFeatures, "video_id")}
 
     def videos(self) -> Sequence[VideoFeatures]:
         """Return the videos, in the order of Frames."""

@@ -45,7 +45,7 @@ class GeneratedAnswers(Artifact):
     """One row per question, in Keyframes' order."""
 
     kind = "generated_answers"
-    tables = {"answers": schema_of(1, AnswerText, log_probabilities="list<float32>")}
+    tables = {"answers": schema_of(1, AnswerText, "question_id", log_probabilities="list<float32>")}
 
 
 PROMPT = "open"

@@ -13,13 +13,14 @@ from cache.tables import Schema
 from pipeline.datasets.question import Question
 from pipeline.datasets.readers.score_files import ScoredFrames, read_score_lists, read_score_table
 from pipeline.datasets.readers.text_file import digests_of_what_is_read
-from pipeline.engine.joined import refuse_cut
+from pipeline.engine.joined import refuse_cut, refuse_other_frames
 from pipeline.engine.output import Output
 from pipeline.engine.sources import AnnotationFiles
 from pipeline.engine.stage import Config, RunContext, stage
 from pipeline.reasons import Reason
 from pipeline.selection.frame_scores import columns_of_one_score
 from pipeline.selection.imported import UNSCORED, scores_of_frames
+from pipeline.video.clip_frames import digests_of_clips
 from pipeline.video.frames import Clips, SampledVideo
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
@@ -33,7 +34,7 @@ class ImportedScores(FrameScores):
     """
 
     tables = FrameScores.tables | {
-        "unscored": Schema(1, question_id="string", reason="string"),
+        "unscored": Schema(1, "question_id", question_id="string", reason="string"),
         # Unused parts of the files: a row for each question that is not asked.
         "unused": Schema(1, file="string", line="int64", reason="string"),
     }
@@ -42,15 +43,18 @@ class ImportedScores(FrameScores):
         """Return the reason of each question of a readable video without rows, by question id."""
         return {row.question_id: row.reason for row in self.typed_rows("unscored", UnscoredQuestion)}
 
-    def refuse_cut(self, n_frames: Collection[tuple[str, int]]) -> None:
+    def refuse_cut(self, of_questions: Collection[tuple[str, int]]) -> None:
         """As of any scores; here, all questions of readable videos are scored or unscored."""
         ids = [self.record.inputs.get(name) or "" for name in ("questions", "frames")]
         if all(map(self.store.exists, ids)):
             questions, frames = Questions(self.store, ids[0]), Frames(self.store, ids[1])
             ok = {video.video_id for video in frames.videos() if video.status == "ok"}
-            wanted = [row.question_id for row in questions.clips() if row.video_id in ok]
-            scored = [id for id, _ in n_frames]
-            refuse_cut(self, [*scored, *self.without_scores()], questions, wanted, "questions")
+            without = self.without_scores()
+            wanted = digests_of_clips(frames.clips_of(questions), questions.clips(), ok)
+            ids = [*(id for id, _ in of_questions), *without]
+            refuse_cut(self, ids, questions, [id for id, _ in wanted], "questions")
+            scored = [(id, digest) for id, digest in wanted if id not in without]
+            refuse_other_frames(self, of_questions, frames, scored)
 
 
 class UnscoredQuestion(NamedTuple):

@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import Field
 
 from cache.printable import printable
-from cache.tables import Schema
+from cache.tables import Schema, read_columns
 from pipeline.batching import runs_of
 from pipeline.datasets.question import Question
-from pipeline.engine.joined import refuse_cut, typed_rows_of_all
+from pipeline.engine.joined import refuse_cut, refuse_other_frames, typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
@@ -29,6 +29,7 @@ from pipeline.precision import PRECISION_DESCRIPTION, LanguagePrecision
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import majority_vote
 from pipeline.text_table import or_dash
+from pipeline.video.clip_frames import digest_of_frames, digests_of_clips
 from stages.extract_features import Features
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
@@ -64,6 +65,7 @@ class PseudoLabels(Artifact):
     tables = {
         "pseudo_labels": Schema(
             1,
+            *("question_id", "position"),
             question_id="string",
             video_id="string",
             position="int32",  # in the question's clip; a frame repeated in a clip repeats its row
@@ -74,20 +76,29 @@ class PseudoLabels(Artifact):
             option_logits="list<float32>",  # as in Answers; letters are read after the forced word "Option"
             truncated="bool",  # the question's text exceeded the model's maximum length
         ),
-        "verdicts": schema_of(1, Verdict, vote_prediction="int8"),
+        "verdicts": schema_of(1, Verdict, "question_id", vote_prediction="int8"),
     }
 
-    def by_question(self, questions: Questions) -> dict[str, np.ndarray]:
+    def by_question(self, questions: Questions, frames: Frames) -> dict[str, np.ndarray]:
         """Return the labels of each labelled question's frames, [T] bool in time order.
 
-        Raises `CorruptArtifactError` unless each question has a verdict and the number of labels that it states.
+        Raises `CorruptArtifactError` unless each question has a verdict, the labels that it counts, and these are its frames'.
         """
-        table = self.columns("pseudo_labels", "question_id", "label")
-        labels = {id: table["label"][where] for id, where in runs_of(table["question_id"]).items()}
+        labels: dict[str, np.ndarray] = {}
+        stored: list[tuple[str, int]] = []
+        for path in self.table_files("pseudo_labels"):  # one after the other: all frame numbers take most
+            table = read_columns([path], self.tables["pseudo_labels"], ("question_id", "frame_index", "label"))
+            for id, where in runs_of(table["question_id"]).items():
+                labels[id] = table["label"][where]
+                stored.append((id, digest_of_frames(table["frame_index"][where])))
         verdicts = typed_rows_of_all(self, "verdicts", questions, Verdict)
-        expected = [(verdict.question_id, verdict.n_frames) for verdict in verdicts if verdict.n_frames]
-        stored = [(id, len(question_labels)) for id, question_labels in labels.items()]
-        refuse_cut(self, stored, self, expected, "questions with labels")
+        counted = [(verdict.question_id, verdict.n_frames, verdict.n_yes) for verdict in verdicts if verdict.n_frames]
+        n_labels = [(id, len(of_frames), int(of_frames.sum())) for id, of_frames in labels.items()]
+        refuse_cut(self, n_labels, self, counted, "questions with labels")
+        videos = {verdict.video_id for verdict in verdicts if verdict.n_frames}
+        digests = digests_of_clips(frames.clips_of(questions), questions.clips(), videos)
+        wanted = [(id, digest) for id, digest in digests if id in labels]
+        refuse_other_frames(self, stored, frames, wanted)
         return labels
 
     def figures(self) -> dict[str, Any]:

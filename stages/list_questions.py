@@ -20,6 +20,7 @@ from pipeline.datasets.question import Question, QuestionClip, Video
 from pipeline.datasets.readers.subtitles import Cues, files_of_videos, read_cues
 from pipeline.datasets.readers.text_file import digests_of_what_is_read
 from pipeline.datasets.registry import adapter_named, adapter_names, read_split
+from pipeline.engine.joined import refuse_unknown
 from pipeline.engine.output import Output
 from pipeline.engine.sources import AnnotationFiles
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
@@ -36,26 +37,36 @@ class Questions(Artifact):
     tables = {
         "questions": Schema(
             2,
+            "question_id",
             question_id="string",
             video_id="string",
             clip_id="string",  # the video id, with the bounds appended where the question has any
             question="string",  # as it is asked
             options="list<string>",  # empty: a query that asks for moments
-            answer_index="int8",  # null: the file does not say which option is right
+            answer_index="int8 or null",  # null: the file does not say which option is right
             question_type="string",  # as the data set has it; empty where it has none
             question_group="string",  # of several types, as the data set reports them; empty where it has none
-            start_seconds="float64",  # null: from the start of the video
-            end_seconds="float64",  # null: to its end
+            start_seconds="float64 or null",  # null: from the start of the video
+            end_seconds="float64 or null",  # null: to its end
             note="string",  # what was made of odd values in the row; empty when nothing was odd
         ),
         # The parts of the video that answer a question, where the data set knows them: no row for a question without.
         "moments": Schema(1, question_id="string", start_seconds="float64", end_seconds="float64"),
         # How well every 2 s of the video show what a query asks for, in the video's order; no rows where nobody rated them.
-        "ratings": Schema(1, question_id="string", clip="int32", ratings="list<float32>"),  # one an annotator, 0 to 4
-        "videos": Schema(2, video_id="string", path="string", other_paths="list<string>"),
+        "ratings": Schema(
+            1,
+            "question_id",
+            "clip",
+            question_id="string",
+            clip="int32",
+            ratings="list<float32>",  # one an annotator, 0 to 4
+        ),
+        "videos": Schema(2, "video_id", video_id="string", path="string", other_paths="list<string>"),
         "rejected": Schema(1, file="string", line="int32", reason="string"),
         # What is said, in the video's time; no rows unless they were asked for. An end may be infinite: that of the video.
-        "subtitles": Schema(1, video_id="string", start_seconds="float64", end_seconds="float64", text="string"),
+        "subtitles": Schema(
+            1, video_id="string", start_seconds="float64", end_seconds="float64 or not finite", text="string"
+        ),
     }
 
     def questions(self) -> Sequence[Question]:
@@ -80,6 +91,7 @@ class Questions(Artifact):
         """Return the true moments, [G, 2] in seconds, of the questions for which they are known."""
         windows: dict[str, list[list[float]]] = defaultdict(list)
         table = self.columns("moments", "question_id", "start_seconds", "end_seconds")
+        refuse_unknown(self, table["question_id"], self.column("questions", "question_id"), "moments")
         for question_id, *window in zip(*table.values(), strict=True):
             windows[question_id].append(window)
         return {question_id: np.array(values, np.float64) for question_id, values in windows.items()}
@@ -87,6 +99,7 @@ class Questions(Artifact):
     def subtitles(self) -> dict[str, Cues]:
         """Return what is said in each video that has subtitles, by its id."""
         table = self.columns("subtitles", *self.tables["subtitles"].columns)
+        refuse_unknown(self, table["video_id"], self.column("videos", "video_id"), "subtitles")
         video_ids, *columns = table.values()
         return {id: Cues(*(column[where] for column in columns)) for id, where in runs_of(video_ids).items()}
 

@@ -34,7 +34,7 @@ class Thumbnails(Artifact):
     """One row per readable video."""
 
     kind = "thumbnails"
-    tables = {"thumbnails": schema_of(1, VideoThumbnails)}
+    tables = {"thumbnails": schema_of(1, VideoThumbnails, "video_id")}
 
     def by_video(self) -> Iterator[VideoThumbnails]:
         """Yield the thumbnails of each video, by ascending id, with one shard in memory at a time."""

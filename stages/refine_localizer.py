@@ -37,7 +37,7 @@ def refine_localizer(
     out: Output,
 ) -> None:
     """Train the Localizer to answer yes for frames from which alone the Answerer answers correctly."""
-    clips, frame_labels = frames.clips_of(questions), labels.by_question(questions)
+    clips, frame_labels = frames.clips_of(questions), labels.by_question(questions, frames)
     labelled = ((question, frame_labels.get(question.question_id)) for question in questions.questions())
     samples = labelled_clips(cfg, cfg.prompt, labelled, "no_pseudo_labels", clips, features, out)
     train_localizer(cfg, run, samples, features, backbone, localizer, out)

@@ -31,8 +31,8 @@ class Moments(Artifact):
 
     kind = "moments"
     tables = {
-        "moments": schema_of(1, RankedMoment),
-        "queries": schema_of(2, Query),
+        "moments": schema_of(1, RankedMoment, "question_id", "rank", first=1),
+        "queries": schema_of(2, Query, "question_id"),
     }
 
     def queries_of(self, questions: Questions) -> tuple[Sequence[Query], dict[str, list[list[float]]]]:

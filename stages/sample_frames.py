@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from cache.errors import DecodeError, ReadingError
+from cache.errors import CorruptArtifactError, DecodeError, ReadingError, rebuild_hint
 from cache.fingerprint import fingerprint
 from cache.pool import Pool, part_rows
 from cache.pool_listing import PARTS
@@ -27,6 +27,7 @@ from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.inference.streams import behind
 from pipeline.reasons import Reason
 from pipeline.video.attempts import Attempts
+from pipeline.video.clip_frames import disorder_of, n_rows_of_videos
 from pipeline.video.decoding import DecodeRequest, DecodeResult, check_decoders
 from pipeline.video.frames import (
     Clip,
@@ -56,8 +57,8 @@ class Frames(PooledArtifact):
     kind = "frames"
     tables = {
         "parts": PARTS,
-        "videos": schema_of(2, SampledVideo),
-        "frames": schema_of(1, SampledFrame, frame_index="int64"),
+        "videos": schema_of(2, SampledVideo, "video_id"),
+        "frames": schema_of(1, SampledFrame, "video_id", "clip_id", "position", frame_index="int64"),
     }
 
     def videos(self) -> Sequence[SampledVideo]:
@@ -68,10 +69,9 @@ class Frames(PooledArtifact):
         """Return, per (video_id, clip_id), its frames in time order: `frame_index`, `seconds` and stored `row`, each [T]."""
         table = self.columns("frames", "video_id", "clip_id", "frame_index", "seconds", "row")
         runs = runs_of(table.pop("video_id"), table.pop("clip_id"))
-        stored: dict[str, list[np.ndarray]] = defaultdict(list)
-        for (video_id, _), where in runs.items():
-            stored[video_id].append(table["row"][where])
-        n_stored = [(id, len(np.unique(np.concatenate(rows)))) for id, rows in stored.items()]
+        if problem := disorder_of(table, runs):
+            raise CorruptArtifactError(f"{self.id}: {problem}; {rebuild_hint(self.path)}")
+        n_stored = n_rows_of_videos(table["row"], runs)
         wanted = [(video.video_id, video.n_frames) for video in self.videos() if video.status == "ok"]
         refuse_cut(self, n_stored, self, wanted, "videos with their frames")
         return {clip: {name: values[where] for name, values in table.items()} for clip, where in runs.items()}

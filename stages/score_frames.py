@@ -14,7 +14,7 @@ from cache.errors import CorruptArtifactError, repair_hint
 from cache.tables import Schema, n_rows, read_columns
 from pipeline.batching import runs_of
 from pipeline.datasets.question import Question
-from pipeline.engine.joined import refuse_cut
+from pipeline.engine.joined import refuse_other_frames
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.engine.typed_rows import ByKey, Mapped
@@ -38,6 +38,7 @@ from pipeline.models.prompts import (
 from pipeline.precision import PRECISION_DESCRIPTION, LanguagePrecision
 from pipeline.reasons import Reason
 from pipeline.selection.frame_scores import SCORE_COLUMNS, ScoresByQuestion
+from pipeline.video.clip_frames import digest_of_frames, digests_of_clips
 from stages.extract_features import Features
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
@@ -63,14 +64,15 @@ class FrameScores(Artifact):
     tables = {
         "frame_scores": Schema(
             1,
+            *("question_id", "position"),
             question_id="string",
             video_id="string",
             position="int32",  # in the question's clip
             frame_index="int64",
             seconds="float64",
-            logit_yes="float32",  # raw, of the first word
-            logit_no="float32",  # likewise
-            probability_yes="float32",  # softmax over the whole vocabulary
+            logit_yes="float32 or not finite",  # raw, of the first word
+            logit_no="float32 or not finite",  # likewise
+            probability_yes="float32 or not finite",  # softmax over the whole vocabulary
             truncated="bool",  # the question's text exceeded the model's maximum length
         )
     }
@@ -83,7 +85,7 @@ class FrameScores(Artifact):
         scores = {name: np.empty(n if name in names else 0, np.float32) for name in SCORE_COLUMNS}
         failed: dict[str, Reason] = {}
         parts: list[np.ndarray] = [np.empty(0, TEXTS)]
-        starts, end = array("q"), 0
+        starts, frames, end = array("q"), array("q"), 0
         for path in files:  # one after the other: all rows' ids take as much as all scores
             table = read_columns([path], self.tables["frame_scores"], ("question_id", "frame_index", *SCORE_COLUMNS))
             start, end = end, end + len(table["question_id"])
@@ -93,9 +95,10 @@ class FrameScores(Artifact):
             runs = runs_of(table["question_id"])
             parts.append(np.array(list(runs), TEXTS))
             starts.extend(start + run.start for run in runs.values())
+            frames.extend(digest_of_frames(table["frame_index"][run]) for run in runs.values())
         starts.append(end)
         ids = np.concatenate(parts)
-        self.refuse_cut(Mapped(lambda at: (ids[at], starts[at + 1] - starts[at]), range(len(ids))))
+        self.refuse_cut(Mapped(lambda at: (ids[at], frames[at]), range(len(ids))))
         failed |= self.without_scores()
         finite = array("q", (number for number, id in enumerate(ids) if id not in failed))
         where = Mapped(lambda number: slice(starts[number], starts[number + 1]), finite)
@@ -105,20 +108,16 @@ class FrameScores(Artifact):
         """Return why questions have no rows, by their ids; none where only a failed video's have none."""
         return {}
 
-    def refuse_cut(self, n_frames: Collection[tuple[str, int]]) -> None:
-        """Hold the number of rows of each question, by its id, against what they were made from, as far as the store has that."""
+    def refuse_cut(self, of_questions: Collection[tuple[str, int]]) -> None:
+        """Hold the frames of each question, by its id, against what they were made from, as far as the store has that."""
         ids = [self.record.inputs.get(name) or "" for name in ("questions", "frames", "features")]
         if all(map(self.store.exists, ids)):
-            questions, frames = Questions(self.store, ids[0]), Frames(self.store, ids[1])
-            features = Features(self.store, ids[2])
-            clips = frames.clips_of(questions)
-            ok = {video.video_id for video in features.videos() if video.status == "ok"}
-            wanted = [
-                (row.question_id, len(clips[row.video_id, row.clip_id]["row"]))
-                for row in questions.clips()
-                if row.video_id in ok
-            ]
-            refuse_cut(self, n_frames, features, wanted, "questions with their frames")
+            videos = Features(self.store, ids[2]).videos()
+            ok = {video.video_id for video in videos if video.status == "ok"}
+            frames, wanted = Frames(self.store, ids[1]), Questions(self.store, ids[0])
+            refuse_other_frames(
+                self, of_questions, frames, digests_of_clips(frames.clips_of(wanted), wanted.clips(), ok)
+            )
 
 
 class ScoreFrames(Config):

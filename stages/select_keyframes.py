@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from cache.errors import did_you_mean
+from cache.errors import CorruptArtifactError, did_you_mean, rebuild_hint
 from cache.fingerprint import fingerprint
 from cache.tables import Schema
 from pipeline.datasets.question import Question, QuestionClip
@@ -35,6 +35,7 @@ class Keyframes(Artifact):
     tables = {
         "keyframes": Schema(
             1,
+            "question_id",
             question_id="string",
             video_id="string",
             clip_id="string",
@@ -55,7 +56,27 @@ class Keyframes(Artifact):
         def asked(row: ChosenFrames) -> tuple[Question, ChosenFrames]:
             return known[row.question_id], row._replace(reason=row.reason or failed.get(row.video_id, Reason()))
 
-        return Mapped(asked, typed_rows_of_all(self, "keyframes", questions, ChosenFrames))
+        return Mapped(asked, self.chosen(questions))
+
+    def chosen(self, questions: Questions, frames: Frames | None = None) -> Sequence[ChosenFrames]:
+        """Return every question's keyframes, in the order of rows; if `frames` are given, they are theirs.
+
+        Raises `CorruptArtifactError` for others, when they are looked at.
+        """
+        rows = typed_rows_of_all(self, "keyframes", questions, ChosenFrames)
+        if frames is None:
+            return rows
+        clips = frames.clips_of(questions)
+
+        def checked(row: ChosenFrames) -> ChosenFrames:
+            if not row.reason and not row.are_of(clips[row.video_id, row.clip_id]):
+                raise CorruptArtifactError(
+                    f"{self.id}: question {row.question_id!r} has frames {row.frame_indices} at positions {row.positions}; "
+                    f"its clip in {frames.id} has others; {rebuild_hint(self.path)}"
+                )
+            return row
+
+        return Mapped(checked, rows)
 
     def frames_digest(self) -> str:
         """Return a digest of each question's frames or reason, independent of how they were selected."""

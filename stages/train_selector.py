@@ -30,7 +30,10 @@ class SelectorWeights(Artifact):
     """A small transformer that scores the frames of a clip, as float32 safetensors, and its training curves."""
 
     kind = "selector_weights"
-    tables = {"curves": schema_of(1, TrainingStep), "validation": schema_of(1, ValidationFigure)}
+    tables = {
+        "curves": schema_of(1, TrainingStep),
+        "validation": schema_of(1, ValidationFigure, value="float64 or not finite"),  # nan: no row is finite
+    }
     measured = ("curves",)
 
     def load(self, run: RunContext) -> FrameSelector:

@@ -43,6 +43,12 @@ class Question:
     moment_frames: tuple[int, ...] = ()
     question_group: str = ""
 
+    def problem(self) -> str:
+        """Return why the right option cannot be one of the question's; empty if it can be, or is not known."""
+        if self.answer_index is None or self.answer_index < len(self.options):
+            return ""
+        return f"has the right option {self.answer_index}, from 0, of {len(self.options)}"
+
     @property
     def clip_id(self) -> str:
         """The id of the part of the video that the question is about, from the function `clip_id`."""

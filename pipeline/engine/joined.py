@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
 from cache.errors import CorruptArtifactError
-from pipeline.engine.typed_rows import hashes_of
+from pipeline.engine.typed_rows import Zipped, hashes_of
 
 if TYPE_CHECKING:
     from pipeline.engine.stage import Artifact
 
 
+WantedRow = TypeVar("WantedRow")
+
+
 def refuse_cut(a: Artifact, keys_a: Collection[Hashable], b: Artifact, keys_b: Collection[Hashable], what: str) -> None:
-    """Raise `CorruptArtifactError`, which names the artifact that lacks some, unless both have the same keys.
+    """Raise `CorruptArtifactError`, which names the artifact that lacks some, unless both have the same keys, each once.
 
     Args:
         a: what has `keys_a`; the same as `b` where two of its tables are compared.
@@ -24,7 +28,7 @@ def refuse_cut(a: Artifact, keys_a: Collection[Hashable], b: Artifact, keys_b: C
         keys_b: what the other one has rows of.
         what: name of the keys, for people.
     """
-    if np.array_equal(np.unique(hashes_of(keys_a)), np.unique(hashes_of(keys_b))):  # sets of ids take 20 times as much
+    if _are_equal(keys_a, keys_b):
         return
     of_a, of_b = set(keys_a), set(keys_b)
     for lacking, there, other, wanted in ((a, of_a, b, of_b), (b, of_b, a, of_a)):
@@ -32,8 +36,64 @@ def refuse_cut(a: Artifact, keys_a: Collection[Hashable], b: Artifact, keys_b: C
             beside = "another of its tables" if a.id == b.id else str(other.id)
             raise CorruptArtifactError(
                 f"{lacking.id}: lacks {len(missing)} of the {len(wanted)} {what} of {beside} (first "
-                f"{min(missing, key=str)!r}); `sevila stage {lacking.record.stage} RECIPE --again` rebuilds it"
+                f"{min(missing, key=str)!r}); {_rebuilt(lacking)}"
             )
+    for having, keys in ((a, keys_a), (b, keys_b)):
+        for key, count in Counter(keys).items():
+            if count > 1:
+                raise CorruptArtifactError(
+                    f"{having.id}: has {key!r} {count} times among its {what}; {_rebuilt(having)}"
+                )
+
+
+def refuse_unknown(artifact: Artifact, keys: Sequence[Hashable], known: Collection[Hashable], what: str) -> None:
+    """Raise `CorruptArtifactError` for the first of a table's keys, one a row, that is not among those known."""
+    unknown = ~np.isin(hashes_of(keys), hashes_of(known))
+    if unknown.any():
+        row = int(unknown.argmax())
+        raise CorruptArtifactError(
+            f"{artifact.id}: row {row} of its {what} is about {keys[row]!r}, which it does not list; {_rebuilt(artifact)}"
+        )
+
+
+def row_where(
+    artifact: Artifact, table: str, rows: Iterable[WantedRow], is_wanted: Callable[[WantedRow], bool]
+) -> WantedRow:
+    """Return the first row of a table that is wanted; raises `CorruptArtifactError` if there is none."""
+    row = next(filter(is_wanted, rows), None)
+    if row is None:
+        raise CorruptArtifactError(f"{artifact.id}: its table {table} lacks the row to report; {_rebuilt(artifact)}")
+    return row
+
+
+def refuse_other_frames(
+    a: Artifact, frames_a: Collection[tuple[str, int]], b: Artifact, frames_b: Collection[tuple[str, int]]
+) -> None:
+    """Raise `CorruptArtifactError` unless each question, by its id, has the same frames, as `digest_of_frames`, in both.
+
+    Args:
+        a: what has `frames_a`.
+        b: the artifact of the frames, which `frames_b` are of.
+        frames_a: of each question that has rows for its frames.
+        frames_b: of the clip of each question that should have them.
+    """
+    if _are_equal(frames_a, frames_b):
+        return
+    n_frames_a, n_frames_b = ([(id, digest >> 32) for id, digest in frames] for frames in (frames_a, frames_b))
+    refuse_cut(a, n_frames_a, b, n_frames_b, "questions with their frames")
+    id = min({*frames_a} - {*frames_b})[0]
+    raise CorruptArtifactError(
+        f"{a.id}: has other frames of question {id!r}, or in another order, than {b.id} has of its clip; {_rebuilt(a)}"
+    )
+
+
+def _are_equal(keys_a: Collection[Hashable], keys_b: Collection[Hashable]) -> bool:
+    hashes = np.sort(hashes_of(keys_a)), np.sort(hashes_of(keys_b))  # sets of ids take 20 times as much
+    return np.array_equal(*hashes) and not (hashes[0][1:] == hashes[0][:-1]).any()
+
+
+def _rebuilt(artifact: Artifact) -> str:
+    return f"`sevila stage {artifact.record.stage} RECIPE --again` rebuilds it"
 
 
 class OfQuestion(Protocol):
@@ -50,7 +110,11 @@ QuestionRow = TypeVar("QuestionRow", bound=OfQuestion)
 def typed_rows_of_all(
     artifact: Artifact, table: str, questions: Artifact, kind: type[QuestionRow]
 ) -> Sequence[QuestionRow]:
-    """Return a table's rows, one for each of the questions, as `kind`; raises `CorruptArtifactError` unless it has those."""
-    ids, wanted = artifact.column(table, "question_id"), questions.column("questions", "question_id")
-    refuse_cut(artifact, ids, questions, wanted, "questions")
+    """Return a table's rows, one for each of the questions, as `kind`.
+
+    Raises `CorruptArtifactError` unless it has those, about the same videos and clips as far as it says.
+    """
+    names = [name for name in ("question_id", "video_id", "clip_id") if name in artifact.tables[table].columns]
+    keys = Zipped([artifact.column(table, name) for name in names])
+    refuse_cut(artifact, keys, questions, Zipped([questions.column("questions", name) for name in names]), "questions")
     return artifact.typed_rows(table, kind)

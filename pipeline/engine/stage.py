@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from cache.errors import CorruptArtifactError, SevilaError, StoreError, repair_hint
+from cache.errors import CorruptArtifactError, SevilaError, StoreError, rebuild_hint, repair_hint
 from cache.record import RECORD, Record, artifact_id
 from cache.store import Store
 from cache.tables import Schema, read_columns, read_rows, read_stored
@@ -170,12 +170,12 @@ class Artifact:
         """Return all rows of a table as `kind`, a NamedTuple or dataclass; its fields are columns, others have defaults."""
         fields = fields_of(kind, self.tables[table].columns)
         columns = read_stored(self.table_files(table), self.tables[table], list(fields), self.record.rows.get(table, 0))
-        return rows_as(kind, fields, columns)
+        return rows_as(kind, fields, columns, f"{self.path}, {table} ({rebuild_hint(self.path)})")
 
     def column(self, table: str, name: str) -> Sequence[Any]:
         """Return a column of a table, of a large one without a Python object for each row; raises like `columns`."""
         rows = self.record.rows.get(table, 0)
-        return values_of(read_stored(self.table_files(table), self.tables[table], [name], rows, [name]))
+        return values_of(read_stored(self.table_files(table), self.tables[table], [name], rows))
 
     def columns(self, table: str, *names: str) -> dict[str, Any]:
         """Return named columns of a table as numpy arrays; raises like `rows`."""

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar, get_origin, get_type_hints, overload
 
 import numpy as np
 
+from cache.errors import CorruptArtifactError
 from cache.tables import StoredColumns
 from pipeline.reasons import Reason
 
@@ -22,16 +23,34 @@ def fields_of(kind: type[Any], columns: Collection[str]) -> dict[str, Any]:
     return {name: hint for name, hint in get_type_hints(kind).items() if name in columns}
 
 
-def rows_as(kind: type[Element], fields: Mapping[str, Any], columns: StoredColumns) -> Sequence[Element]:
-    """Return the rows of columns, which are the `fields` in their order, as `kind`."""
+def rows_as(kind: type[Element], fields: Mapping[str, Any], columns: StoredColumns, source: str) -> Sequence[Element]:
+    """Return the rows of columns, which are the `fields` in their order, as `kind`.
+
+    Raises `CorruptArtifactError` when a row is looked at whose fields contradict each other: status and reason, or, of a class
+    with a method `problem`, what that says.
+    """
 
     def make(values: list[list[Any]]) -> list[Element]:
         for number, hint in enumerate(fields.values()):
             if hint is Reason or get_origin(hint) is tuple:
                 values[number] = list(map(Reason if hint is Reason else tuple, values[number]))
-        return [kind(**dict(zip(fields, row, strict=True))) for row in zip(*values, strict=True)]
+        rows = [kind(**dict(zip(fields, row, strict=True))) for row in zip(*values, strict=True)]
+        _refuse_contradictions(rows, kind, list(fields), source)
+        return rows
 
     return _rows(columns, make)
+
+
+def _refuse_contradictions(rows: Sequence[Any], kind: type[Any], fields: Sequence[str], source: str) -> None:
+    problem_of, has_status = getattr(kind, "problem", None), {"status", "reason"} <= {*fields}
+    for row in rows if has_status or problem_of is not None else ():
+        problem = problem_of(row) if problem_of is not None else ""
+        if has_status and row.status != ("failed" if row.reason else "ok"):
+            problem = (
+                f"has status {row.status!r} and reason {str(row.reason)!r}; expected ok without, or failed with one"
+            )
+        if problem:
+            raise CorruptArtifactError(f"{source}: {fields[0]} {getattr(row, fields[0])!r} {problem}")
 
 
 def values_of(column: StoredColumns) -> Sequence[Any]:
@@ -95,6 +114,22 @@ class Mapped(Sequence[Element]):
 
     def __iter__(self) -> Iterator[Element]:
         return map(self._make, self._of)
+
+
+class Zipped(Collection[tuple[Any, ...]]):
+    """The rows of some columns as tuples, which exist while they are looked at."""
+
+    def __init__(self, columns: Sequence[Sequence[Any]]) -> None:
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return zip(*self._columns, strict=True)
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == each for each in self)
 
 
 class ByKey(Mapping[Key, Element]):

@@ -43,7 +43,10 @@ class ValidationFigure(NamedTuple):
 class VisualPromptWeights(Artifact):
     """LayerNorm, query tokens, Q-Former and projection, float32, in safetensors; after a training, with its curves."""
 
-    tables = {"curves": schema_of(1, TrainingStep), "validation": schema_of(1, ValidationFigure)}
+    tables = {
+        "curves": schema_of(1, TrainingStep),
+        "validation": schema_of(1, ValidationFigure, value="float64 or not finite"),  # nan: no row is finite
+    }
     measured = ("curves",)
 
     def identity(self) -> str:

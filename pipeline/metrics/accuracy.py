@@ -28,6 +28,12 @@ class Answered(NamedTuple):
     reason: Reason
     prediction: int | None
 
+    def problem(self) -> str:
+        """Return why prediction and reason contradict each other; empty if they do not."""
+        if (self.prediction is None) == bool(self.reason):
+            return ""
+        return f"has the prediction {self.prediction} and the reason {str(self.reason)!r}; expected one of them"
+
 
 class AnswerRow(NamedTuple):
     """The answer to a question; a row of the table `answers`."""
@@ -45,6 +51,13 @@ class AnswerRow(NamedTuple):
     first_token_id: int | None = None
     n_frames: int = 0  # used for the answer
     truncated: bool = False  # the question's text exceeded the model's maximum length
+
+    def problem(self) -> str:
+        """Return why the prediction cannot be that of the options' values, or the reason for none; empty if it can be."""
+        n_options = len(self.option_logits)  # 0 for a written answer
+        if self.prediction is not None and 0 < n_options <= self.prediction:
+            return f"has the prediction {self.prediction}, from 0, of {n_options} options"
+        return Answered(self.question_id, self.video_id, self.reason, self.prediction).problem()
 
 
 @dataclass(frozen=True, slots=True)

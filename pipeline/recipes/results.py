@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
+from pipeline.engine.joined import row_where
 from pipeline.engine.recipe import BY_SCORES, LOCALIZERS, TRAINED_SELECTORS, Chain
 from pipeline.engine.stage import Artifact
 from pipeline.metrics.localization_metrics import LocalizationRow
@@ -251,4 +252,5 @@ def _row_order(choice: Choice) -> tuple[int, int]:
 
 def keyframe_row(localization: Artifact) -> LocalizationRow:
     """Return the localisation metrics of the chosen keyframes."""
-    return next(row for row in localization.typed_rows("localization", LocalizationRow) if row.source == "keyframes")
+    rows = localization.typed_rows("localization", LocalizationRow)
+    return row_where(localization, "localization", rows, lambda row: row.source == "keyframes")

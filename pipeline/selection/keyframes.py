@@ -1,7 +1,8 @@
 """The score that ranks frames, the record of chosen frames, and their majority vote over options."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +29,23 @@ class ChosenFrames(NamedTuple):
     rows: list[int]  # in the video's stored frames
     seconds: list[float]
     scores: Sequence[float] = ()  # that ranked the frames; empty if the selector uses none
+
+    def problem(self) -> str:
+        """Return why these cannot be the frames of a clip, or the reason for none; empty if they can be."""
+        columns: list[Sequence[float]] = [self.positions, self.rows, self.frame_indices, self.seconds]
+        lengths = [*map(len, columns), *([len(self.scores)] if self.scores else [])]
+        if len({*lengths}) > 1 or (lengths[0] == 0) != bool(self.reason):
+            return f"has {lengths} positions, rows, frames, times and scores, and the reason {self.reason!r}"
+        for values in columns:
+            if any(after < before for before, after in pairwise(values)):
+                return f"has frames at {list(values)}; expected the order of time"
+        return ""
+
+    def are_of(self, clip: Mapping[str, np.ndarray]) -> bool:
+        """Whether these are the clip's frames at their positions."""
+        columns: dict[str, list[Any]] = {"row": self.rows, "frame_index": self.frame_indices, "seconds": self.seconds}
+        is_inside = not self.positions or self.positions[-1] < len(clip["row"])
+        return is_inside and all(clip[name][self.positions].tolist() == of for name, of in columns.items())
 
 
 def ranking_scores(

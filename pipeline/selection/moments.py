@@ -27,6 +27,11 @@ class RankedMoment(NamedTuple):
     end_seconds: float
     score: float  # from those of its frames
 
+    def problem(self) -> str:
+        """Return why this is no part of a video; empty if it is one."""
+        is_part = 0 <= self.start_seconds <= self.end_seconds
+        return "" if is_part else f"has a moment from {self.start_seconds} to {self.end_seconds} s"
+
 
 class Query(NamedTuple):
     """The outcome of a query; a row of the table `queries`. What is unknown for a failed query is None."""

@@ -36,6 +36,13 @@ class SampledVideo(NamedTuple):
     height: int | None = None  # likewise
     n_frames: int = 0  # number of stored frames: the distinct ones of all clips
 
+    def problem(self) -> str:
+        """Return which length a readable video cannot have; empty if it can."""
+        lengths = self.n_frames_in_video, self.frames_per_second, self.duration_seconds
+        if self.reason or all(length is not None and length > 0 for length in lengths):
+            return ""
+        return "has {} frames, {} a second, {} s; expected more than 0 of each".format(*lengths)
+
 
 class SampledFrame(NamedTuple):
     """A frame of a clip."""

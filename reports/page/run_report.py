@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from cache.errors import SevilaError, sentence
-from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.steps import Run
@@ -80,7 +79,7 @@ def keyframe_strips(run: ReportedRun, thumbnails: Thumbnails) -> str:
     if setting.answers is None or setting.keyframes is None:
         return ""
     questions, keyframes = Questions(run.store, setting.questions), Keyframes(run.store, setting.keyframes)
-    chosen = {row.question_id: row for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)}
+    chosen = {row.question_id: row for row in keyframes.chosen(questions)}
     examples = _examples(answers_in_words(run.store, setting.answers))
     pictures = _pictures_of({answer.video_id for answer in examples}, thumbnails)
     parts, n_remaining = list[str](), MAX_EMBEDDED_CHARACTERS

@@ -15,7 +15,7 @@ from cache.errors import CorruptArtifactError
 from cache.tables import Schema, read_columns, read_head, read_rows, write_columns, write_rows
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = Schema(1, name="string", names="list<string>", numbers="list<int64>", number="int64")
+SCHEMA = Schema(1, name="string or null", names="list<string> or null", numbers="list<int64>", number="int64")
 MAX_GROWTH_BYTES = 64 << 20
 
 

@@ -29,9 +29,9 @@ def test_schema_columns_are_the_fields_of_the_row_class() -> None:
     expected = Schema(
         3,
         **dict.fromkeys(("name", "kind", "reason"), "string"),
-        is_known="bool",
+        is_known="bool or null",
         count="int32",
-        share="float64",
+        share="float64 or null",
         bytes="int64",
         words="list<string>",
         places="list<int32>",

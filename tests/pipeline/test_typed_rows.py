@@ -12,7 +12,7 @@ from pipeline.engine import typed_rows
 from pipeline.engine.typed_rows import ByKey, Grouped, LazyRows, Mapped, fields_of, rows_as
 from pipeline.reasons import Reason
 
-SCHEMA = Schema(1, id="string", text="string", options="list<string>", answer="int8", reason="string")
+SCHEMA = Schema(1, id="string", text="string", options="list<string>", answer="int8 or null", reason="string")
 N_ROWS = 57
 
 
@@ -49,7 +49,7 @@ def lazy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     for number, part in enumerate((ROWS[:20], ROWS[20:])):
         write_columns(tmp_path / f"{number}.parquet", SCHEMA, columns(part))
     paths = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
-    rows = rows_as(Entry, fields_of(Entry, SCHEMA.columns), read_stored(paths, SCHEMA, list(Entry._fields)))
+    rows = rows_as(Entry, fields_of(Entry, SCHEMA.columns), read_stored(paths, SCHEMA, list(Entry._fields)), "x")
     assert isinstance(rows, LazyRows)
     return rows
 
@@ -66,7 +66,7 @@ def test_lazy_rows_are_equal_in_any_access_order(lazy: LazyRows[Entry]) -> None:
 def test_rows_of_a_small_table_are_a_list(tmp_path: Path) -> None:
     write_columns(tmp_path / "0.parquet", SCHEMA, columns(ROWS))
     stored = read_stored([tmp_path / "0.parquet"], SCHEMA, list(Entry._fields))
-    assert rows_as(Entry, fields_of(Entry, SCHEMA.columns), stored) == ROWS
+    assert rows_as(Entry, fields_of(Entry, SCHEMA.columns), stored, "x") == ROWS
 
 
 def test_rows_by_key_and_groups_match_a_dict(lazy: LazyRows[Entry]) -> None:

@@ -35,13 +35,16 @@ TRUE = {"1": [[2.0, 6.0]], "2": [[0.0, 2.0], [18.0, 20.0]], "3": [[4.0, 8.0]], "
 
 
 def publish(store: Store, stage: str, tables: dict[str, list[dict[str, Any]]]) -> Any:
-    """Publish an artifact of a stage with these rows; columns without a value are null."""
+    """Publish an artifact of a stage with these rows; columns without a value are null, or else empty or 0."""
     declared = STAGES[stage]
     id = f"{stage}-v{declared.version}-{len(list(store)):020x}"
     out = Output(store.partial(id), declared)
     for name, rows in tables.items():
-        columns = dict.fromkeys(declared.output.tables[name].columns)
-        out.write_rows(name, [columns | row for row in rows])
+        schema = declared.output.tables[name]
+        empty = {
+            column: "" if kind == "string" else [] if "list" in kind else 0 for column, kind in schema.columns.items()
+        }
+        out.write_rows(name, [empty | dict.fromkeys(schema.may_be_null) | row for row in rows])
     record = Record(id, stage, declared.version, declared.output.kind, {}, {}, **out.notes())
     store.publish(record)
     return declared.output(store, id)

@@ -12,9 +12,10 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Config, RunContext, Stage
 from pipeline.inference.visual_prompt_weights import FILE
 from pipeline.models.prompts import PROMPT_STYLES
+from pipeline.reasons import Reason
 from pipeline.training.answerer_training import AnsweredQuestion
 from stages.all import STAGES
-from stages.label_frames import PseudoLabels
+from stages.label_frames import PseudoLabels, Verdict
 from tests.small_world import write_small_world
 from tests.stages.runs import json_rows
 
@@ -120,11 +121,9 @@ def _label_every_other_frame(cfg: Config, run: RunContext, questions: Any, frame
     for question in questions.rows("questions"):
         clip = clips.get((question["video_id"], question["clip_id"]))
         n_frames = 0 if clip is None else len(clip["row"])
-        verdict = dict.fromkeys(PseudoLabels.tables["verdicts"].columns)
-        verdict |= {name: question[name] for name in ("question_id", "video_id")}
-        verdicts.append(
-            verdict | {"status": "ok" if n_frames else "failed", "reason": "", "n_frames": n_frames, "votes": []}
-        )
+        reason = Reason("" if n_frames else "unreadable: not a video")
+        ids = question["question_id"], question["video_id"]
+        verdicts.append(Verdict(*ids, "failed" if reason else "ok", reason, n_frames, n_yes=(n_frames + 1) // 2))
         for position in range(n_frames):
             row = {"question_id": question["question_id"], "video_id": question["video_id"], "position": position}
             row |= {"frame_index": int(clip["frame_index"][position]), "seconds": float(clip["seconds"][position])}
