@@ -15,8 +15,7 @@ from pipeline.devices import device_memory
 
 Model = TypeVar("Model")
 
-# Shares of a device's memory that stay free beside kept models.
-FOR_BATCHES, FOR_TRAINING = 0.25, 0.75
+FREE_SHARE = 0.25  # of a device's memory that stays free for batches
 
 
 class Models:
@@ -76,15 +75,15 @@ def drop_oldest() -> bool:
     return models is not None and models.drop_oldest()
 
 
-def make_room(n_bytes: float, device: str, free_share: float = FOR_BATCHES) -> None:
-    """Drop kept models that are not in use until `n_bytes` fit on a device, and then a share of its memory is free."""
-    while _lacks(n_bytes, device, free_share) and drop_oldest():
+def make_room(n_bytes: float, device: str) -> None:
+    """Drop kept models that are not in use until `n_bytes` fit on a device, and then `FREE_SHARE` of its memory is free."""
+    while _lacks(n_bytes, device) and drop_oldest():
         pass
 
 
-def _lacks(n_bytes: float, device: str, free_share: float) -> bool:
+def _lacks(n_bytes: float, device: str) -> bool:
     memory = device_memory(device)
-    return memory.free - n_bytes < free_share * memory.total
+    return memory.free - n_bytes < FREE_SHARE * memory.total
 
 
 def free_gpu_memory() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,15 +16,36 @@ from accelerate.state import AcceleratorState
 from cache.errors import SevilaError
 from pipeline.engine.hardware import hardware_facts
 from pipeline.engine.stage import RunContext
-from pipeline.loaded_models import FOR_TRAINING, make_room
+from pipeline.loaded_models import drop_oldest, make_room
 from pipeline.memory import is_out_of_memory
 from pipeline.threads import as_suits
 from pipeline.training.loop import Loop
 from pipeline.training.task import TrainingJob
 
+log = logging.getLogger("sevila")
+
 
 def train_in_process(job: TrainingJob) -> dict[str, Any]:
-    """Train in this process, alone or as the rank that the environment gives; return its hardware as fields of a record."""
+    """Train in this process, alone or as the rank that the environment gives; return its hardware as fields of a record.
+
+    Raises:
+        SevilaError: out of memory, also without the kept models that the training does not use.
+    """
+    hardware, problem = _trained(job)
+    if hardware is not None:
+        return hardware
+    if drop_oldest():
+        make_room(math.inf, job.run.torch_device())
+        log.warning("%s: starts again from its last state, with no other model in memory: %s", job.name, problem)
+        return train_in_process(job)
+    raise SevilaError(
+        f"{job.name}: {problem}. Set a smaller micro_batch_size, or gradient_checkpointing = true; each restarts the training, "
+        "as another artifact"
+    )
+
+
+def _trained(job: TrainingJob) -> tuple[dict[str, Any] | None, str]:
+    """Train; return the hardware, or None and the problem if memory was lacking, with nothing of the training in memory."""
     with _accelerator(job.run, job.cfg.precision) as accelerator:
         device = accelerator.device
         # Alone, the run's own name of the device, by which models are shared; Accelerate has cpu:0 in distributed training.
@@ -30,7 +53,6 @@ def train_in_process(job: TrainingJob) -> dict[str, Any]:
         name = job.run.torch_device() if is_alone or device.type == "cpu" else str(device)
         run = replace(job.run, device=name)
         task = job.make_task(run)
-        make_room(0, name, FOR_TRAINING)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
                 n_parameters = sum(parameter.numel() for parameter in task.module.parameters())
@@ -39,11 +61,8 @@ def train_in_process(job: TrainingJob) -> dict[str, Any]:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                raise SevilaError(
-                    f"{job.name}: out of memory on {name} with {job.cfg.micro_batch_size} questions at once: {error}. Set a "
-                    "smaller micro_batch_size, or gradient_checkpointing = true; each restarts the training, as another artifact"
-                ) from error
-        return hardware_facts(True, run)
+                return None, f"out of memory on {name} with {job.cfg.micro_batch_size} questions at once: {error}"
+        return hardware_facts(True, run), ""
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Over the steps of a chain each model is loaded once, whatever that does to memory; artifacts do not depend on it."""
 
+import logging
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ from cache.errors import SevilaError
 from cli import main
 from pipeline import loaded_models
 from pipeline.devices import DeviceMemory
-from pipeline.loaded_models import keeping_models
+from pipeline.loaded_models import keeping_models, make_room
 from pipeline.models import checkpoint
 from pipeline.training import launch
+from pipeline.training.answerer_training import AnswererTask
 from stages.init_answerer import AnswererWeights
 from tests.stages.moment_world import places as places_of_moments
 from tests.stages.moment_world import write_world
@@ -95,18 +98,39 @@ def test_a_training_changes_no_shared_model_and_what_it_trained_is_loaded_anew(
     assert Counter(part for _, part in loads.elements()) == {"language model": 1, "visual prompt": 3}
 
 
-def test_a_training_in_little_memory_keeps_the_language_model_that_it_uses_and_drops_the_others(
-    world: World, tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch
+def test_a_language_model_is_in_use_as_long_as_its_view_for_trainings(
+    world: World, tmp_path: Path, loads: Loads
 ) -> None:
     run, backbone = world.run(tmp_path), world.inputs["backbone"]
     with keeping_models():
-        backbone.language(run, "float32")
+        view = backbone.language(run, "float32").saving_memory()
+        make_room(math.inf, "cpu")
+        assert backbone.language(run, "float32").model is view.model and loads.total() == 1
+
+
+def test_a_training_that_runs_out_of_memory_resumes_without_the_models_that_it_does_not_use(
+    world: World, tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, backbone = world.run(tmp_path / "kept"), world.inputs["backbone"]
+    alone = world.train("finetune_answerer", tmp_path / "alone")
+    losses, loss = [], AnswererTask.loss
+
+    def too_large(self: AnswererTask, data: Any) -> Any:
+        losses.append(data)
+        if len(losses) == 4:
+            raise MemoryError("unable to allocate")
+        return loss(self, data)
+
+    monkeypatch.setattr(AnswererTask, "loss", too_large)
+    with keeping_models(), caplog.at_level(logging.INFO, "sevila"):
         backbone.vision_encoder(run, "float32")
-        with_free_memory(monkeypatch, 0)
-        world.train("finetune_answerer", tmp_path, gradient_checkpointing=True)
-        with_free_memory(monkeypatch, 1 << 40)
-        assert loads["tiny-blip2", "language model"] == 1
+        kept = world.train("finetune_answerer", tmp_path / "kept", run={"checkpoint_minutes": 0})
+        assert weights_of(kept) == weights_of(alone)
         backbone.vision_encoder(run, "float32")
+    assert (
+        "finetune_answerer: starts again from its last state, with no other model in memory: out of mem" in caplog.text
+    )
+    assert "finetune_answerer: resumes at step " in caplog.text
     assert loads["tiny-blip2", "ViT"] == 2
 
 
