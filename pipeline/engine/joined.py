@@ -81,10 +81,10 @@ def refuse_other_frames(
         return
     n_frames_a, n_frames_b = ([(id, digest >> 32) for id, digest in frames] for frames in (frames_a, frames_b))
     refuse_cut(a, n_frames_a, b, n_frames_b, "questions with their frames")
-    id = min({*frames_a} - {*frames_b})[0]
-    raise CorruptArtifactError(
-        f"{a.id}: has other frames of question {id!r}, or in another order, than {b.id} has of its clip; {_rebuilt(a)}"
-    )
+    for id, _ in sorted({*frames_a} - {*frames_b})[:1]:  # none if only hashes collided
+        raise CorruptArtifactError(
+            f"{a.id}: has other frames of question {id!r}, or in another order, than {b.id} has of its clip; {_rebuilt(a)}"
+        )
 
 
 def _are_equal(keys_a: Collection[Hashable], keys_b: Collection[Hashable]) -> bool:

@@ -1,7 +1,6 @@
 """The score that ranks frames, the record of chosen frames, and their majority vote over options."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,12 +32,13 @@ class ChosenFrames(NamedTuple):
     def problem(self) -> str:
         """Return why these cannot be the frames of a clip, or the reason for none; empty if they can be."""
         columns: list[Sequence[float]] = [self.positions, self.rows, self.frame_indices, self.seconds]
-        lengths = [*map(len, columns), *([len(self.scores)] if self.scores else [])]
-        if len({*lengths}) > 1 or (lengths[0] == 0) != bool(self.reason):
-            return f"has {lengths} positions, rows, frames, times and scores, and the reason {self.reason!r}"
+        lengths = {*map(len, columns), len(self.scores or self.positions)}
+        if len(lengths) > 1 or bool(self.positions) == bool(self.reason):
+            numbers = [*map(len, columns), len(self.scores)]
+            return f"has {numbers} positions, rows, frames, times and scores, and the reason {str(self.reason)!r}"
         for values in columns:
-            if any(after < before for before, after in pairwise(values)):
-                return f"has frames at {list(values)}; expected the order of time"
+            if [*values] != sorted(values):
+                return f"has frames at {values}; expected the order of time"
         return ""
 
     def are_of(self, clip: Mapping[str, np.ndarray]) -> bool:
