@@ -40,7 +40,7 @@ from stages.list_questions import list_questions
 from stages.sample_frames import sample_frames
 from tests.videos import make_video
 
-ROUNDS, N_FRAMES, FEATURE = 3, 32, (257, 1408)
+ROUNDS, N_FRAMES, FEATURE = 7, 32, (257, 1408)
 
 
 class StoredFeatures:

@@ -17,7 +17,7 @@ from pipeline.reasons import Reason
 log = logging.getLogger("sevila")
 
 PAUSES_SECONDS = (1.0, 4.0, 15.0, 60.0)  # after consecutive failures of the machine; a video that is read resets them
-MAX_FAILURES = 2  # with the same message, each in a fresh process, before the bytes are considered damaged
+MAX_FAILURES = 2  # with the same message, each in another process, before the bytes are considered damaged
 MAX_DEATHS = 3  # likewise for hangs and crashes, if another video was read since the first failure
 MAX_DEATHS_ALONE = 5  # otherwise
 MAX_FAILURES_OF_A_KIND = 6  # with any message

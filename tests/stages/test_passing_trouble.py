@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from cache.store import Store
 from pipeline.engine.build import build
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
-from pipeline.video import attempts
+from pipeline.video import attempts, decoding
 from stages.all import STAGES
 from tests import videos
 from tests.decoders import readers_of, workers_of
@@ -186,6 +187,26 @@ def test_repeatedly_killed_decoders_fail_no_video(world: World, pauses: list[Cal
         assert world.sample() == {"a.mp4": "", "b.mp4": ""}
 
 
+def test_all_shards_are_decoded_by_the_same_processes_which_end_with_the_stage(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{letter}.mp4" for letter in "abcdefg"]
+    world.add(*names)
+    world.identify()
+    started: list[list[str]] = []
+    start_process = subprocess.Popen
+
+    def start(command: list[str], *arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(command)
+        return start_process(command, *arguments, **options)
+
+    monkeypatch.setattr(decoding.subprocess, "Popen", start)
+    assert world.sample() == dict.fromkeys(names, "")
+    decoders = [command for command in started if "decode_worker" in str(command)]
+    assert 1 <= len(decoders) <= world.run.decode_workers  # not as many again for each of three shards
+    assert not workers_of(os.getpid())
+
+
 def test_decoders_that_do_not_start_fail_no_video(
     world: World, pauses: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +216,7 @@ def test_decoders_that_do_not_start_fail_no_video(
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(MachineError, match="its decoder process does not start"):
         world.sample()
+    assert not workers_of(os.getpid())
     pauses += [lambda: monkeypatch.setattr(sys, "executable", executable)]
     assert world.sample() == {"a.mp4": ""}
 
