@@ -126,7 +126,7 @@ class Experiment:
         """
         recipe, context, sources = opening.open_recipe(self.request, STAGES, RunContext(self.store, **self.how))
         with self.store.in_use(), pinned(self.store, name, recipe, [self.request.seed], replace) as pin:
-            steps = Run(recipe, context, pin)
+            steps = Run(recipe, context, pin, chain=chain_of(recipe))
             outcome = chain_of(recipe)(recipe, steps, sources)
         return RunTables(list(map(ArtifactTables, steps.artifacts, steps.settings)), summary(steps.artifacts, outcome))
 

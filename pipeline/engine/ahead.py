@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from pipeline.engine.build import planned
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.progress import shown_by
-from pipeline.engine.stage import Config, RunContext, Stage
+from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
@@ -83,6 +83,32 @@ def in_a_thread(step: StepAhead, run: RunContext) -> Iterator[None]:
     finally:
         is_over.set()
     thread.join()
+
+
+def ahead_of(
+    awaited: Artifact,
+    draft: Record,
+    later: Iterable[tuple[Stage, Config, Sequence[Any]]],
+    run: RunContext,
+    look_ahead: LookAhead = in_a_thread,
+) -> AbstractContextManager[None]:
+    """Return a context in which one of the `later` steps begins on shards of an artifact that is made meanwhile, if one can.
+
+    Args:
+        draft: what is known of the artifact's record.
+        later: stage, config and inputs of steps in their order.
+    """
+    for stage, config, inputs in later:
+        is_ready = all(value is awaited or _is_ready(value, run) for value in inputs if value is not None)
+        if stage.begins_on and is_ready and inputs[stage.inputs.index(stage.begins_on)] is awaited:
+            step = StepAhead(stage, config, inputs, draft)
+            return nullcontext() if run.store.is_current(step.id) else look_ahead(step, run)
+    return nullcontext()
+
+
+def _is_ready(value: Any, run: RunContext) -> bool:
+    is_made = not isinstance(value, Artifact) or (value.id is not None and run.store.is_current(value.id))
+    return is_made and not value.problem
 
 
 def overlaps(run: RunContext) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.record import Record
 from cache.store import Store
-from pipeline.engine.ahead import SHARD_POLL_SECONDS, LookAhead, StepAhead, in_a_thread, look_ahead
+from pipeline.engine.ahead import SHARD_POLL_SECONDS, LookAhead, StepAhead, ahead_of, in_a_thread, look_ahead
 from pipeline.engine.build import TRIES, Make, build, build_missing, rebuild
 from pipeline.engine.progress import at_step
 from pipeline.engine.recipe import Recipe
@@ -122,16 +122,10 @@ class Run:
         store, id = self._run.store, stage.artifact_id(cfg, inputs)
         if self._chain is None or stage.plan is None or stage.gpu or id is None or store.is_current(id):
             return nullcontext()
-        awaited, draft = stage.output(store, id), stage.draft(cfg, inputs)
-        for later in rehearsed(self._recipe, store, self._chain, [*self.artifacts, awaited]):
-            step = StepAhead(later.stage, later.config, later.inputs, draft)
-            if (
-                later.stage.begins_on
-                and step.awaited is awaited
-                and not any(value.problem for value in filter(None, later.inputs))
-            ):
-                return nullcontext() if store.is_current(step.id) else self._look_ahead(step, self._run)
-        return nullcontext()
+        awaited = stage.output(store, id)
+        steps = rehearsed(self._recipe, store, self._chain, [*self.artifacts, awaited])
+        later = ((step.stage, step.config, step.inputs) for step in steps)
+        return ahead_of(awaited, stage.draft(cfg, inputs), later, self._run, self._look_ahead)
 
     def _make_step(self, stage: Stage, cfg: Config, inputs: Sequence[Any]) -> Artifact:
         for n_retries_left in range(TRIES - 1, -1, -1):

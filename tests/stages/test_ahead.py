@@ -74,6 +74,14 @@ def test_finished_shards_are_encoded_once_and_while_other_videos_are_sampled(
     assert n_encoded == sum(video.n_frames for video in frames.videos())
 
 
+def test_a_sweep_encodes_finished_shards_while_other_videos_are_sampled(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "overlaps", lambda run: True)
+    in_steps(monkeypatch, tmp_path)
+    assert sevila("sweep", demo, tmp_path, "--selectors", "top_k", "--k", "1", *SHARDS) == 0
+
+
 def test_an_error_on_a_finished_shard_is_a_warning_and_the_step_runs_on_the_whole_input(
     demo: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
