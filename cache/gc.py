@@ -116,10 +116,10 @@ def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey
     kept = with_upstream(store, records, reasons)
     kept |= {id: days for id in young if id not in kept}
     goes = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
-    removed_paths = {path for item in goes for path in item.paths}
+    removed = {path for item in goes for path in item.paths}
     remaining = [records.get(id) or store.record(id) for id in kept if store.exists(id)]  # includes stores below
-    goes += _parts(store, remaining, removed_paths, before)
-    goes += [*old_runs, *_left_overs(store.root, removed_paths, before)]
+    goes += _parts(store, remaining, removed, before)
+    goes += [*old_runs, *_left_overs(store.root, removed, before)]
     return Survey({id: why for id, why in kept.items() if id in folders}, goes, bool(named))
 
 
@@ -191,14 +191,10 @@ def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[R
                 yield RemovableItem(kind, id, stage_of(id), size_of(folder), (folder,))  # type: ignore[arg-type]
 
 
-def _parts(
-    store: Store, remaining: Iterable[Record], removed_paths: set[str], before: float
-) -> Iterator[RemovableItem]:
+def _parts(store: Store, remaining: Iterable[Record], removed: set[str], before: float) -> Iterator[RemovableItem]:
     """Yield the parts of the pool that no remaining or unfinished artifact points to, and partly written files."""
     used = {part for record in remaining for part in needed_parts(store, record)}
-    begun = {
-        part for folder in ("partial", "aside") for part in _parts_of_unfinished(store.root / folder, removed_paths)
-    }
+    begun = {part for folder in ("partial", "aside") for part in _parts_of_unfinished(store.root / folder, removed)}
     for entry in every_key(store.root):
         for part, files in entry.parts().items():
             if (entry.space, entry.key, part) not in used and (entry.key, part) not in begun:
@@ -212,23 +208,21 @@ def _parts(
                 yield from _left_over(store.root, f"{entry.folder}/{name}", before)
 
 
-def _parts_of_unfinished(folder: Path, removed_paths: set[str]) -> Iterator[tuple[str, str]]:
+def _parts_of_unfinished(folder: Path, removed: set[str]) -> Iterator[tuple[str, str]]:
     """Yield (key, part) of all parts, in any space, that the unfinished artifacts in a folder point to."""
     for file in folder.glob("*/parts/*.parquet"):
-        if str(file.parents[1]) not in removed_paths:
+        if str(file.parents[1]) not in removed:
             with suppress(CorruptArtifactError, SchemaError):  # this shard is made again
                 columns = read_columns([file], PARTS, ("key", "part"))
                 yield from zip(columns["key"], columns["part"], strict=True)
 
 
-def _left_overs(root: Path, removed_paths: set[str], before: float) -> Iterator[RemovableItem]:
+def _left_overs(root: Path, removed: set[str], before: float) -> Iterator[RemovableItem]:
     """Yield files that killed processes have partly written, and lock files, which are not in use during a sweep."""
-    parts = [
-        path for name in sorted(OWN_NAMES - {"pool"}) for path in files_below(f"{root}/{name}", ".part", removed_paths)
-    ]
+    parts = [path for name in sorted(OWN_NAMES - {"pool"}) for path in files_below(f"{root}/{name}", ".part", removed)]
     for path in [*parts, *map(str, root.glob("digests.json.*.part"))]:  # other files in the root may be the user's
         yield from _left_over(root, path, before)
-    for path in files_below(f"{root}/locks", ".lock", removed_paths):
+    for path in files_below(f"{root}/locks", ".lock", removed):
         folder = os.path.dirname(path)
         is_of_store = folder == str(root / "locks")
         if not is_of_store and os.path.basename(folder) != NAMES and os.lstat(path).st_mtime < before:

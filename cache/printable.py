@@ -42,6 +42,11 @@ def cut_in_the_middle(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3 - end]}...{text[-end:]}"
 
 
+def first_few(texts: Sequence[str], most: int) -> list[str]:
+    """Return the first `most` texts and, if there are more, "and N more"."""
+    return [*texts[:most], *[f"and {len(texts) - most} more"] * (len(texts) > most)]
+
+
 def first_of(texts: Sequence[object], most: int) -> str:
     """Return the first `most` texts, and "..." if there are more; "-" if there are none."""
     return ", ".join([*map(str, texts[:most]), *["..."] * (len(texts) > most)]) or "-"

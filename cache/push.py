@@ -19,6 +19,7 @@ from cache.notes import NOTE_LIMIT_BYTES, note_of, note_text
 from cache.pool import part_paths
 from cache.pool_listing import references
 from cache.pool_reader import root_of_part
+from cache.printable import first_few
 from cache.pulled import absent_parts
 from cache.record import PROGRESS, RECORD, Record, artifact_id
 from cache.remote import Remote
@@ -81,11 +82,8 @@ class Transfer:
         """Raise `StoreError` with the reasons if anything was refused."""
         reasons = [f"{item}: {why}" for item, why in self.refused.items()]
         if reasons:
-            more = f"; and {len(reasons) - MAX_REASONS} more" if len(reasons) > MAX_REASONS else ""
-            raise StoreError(
-                f"not {moved}: {'; '.join(reasons[:MAX_REASONS])}{more}; all else was {moved}, except the names of runs that use "
-                "these"
-            )
+            listed = "; ".join(first_few(reasons, MAX_REASONS))
+            raise StoreError(f"not {moved}: {listed}; all else was {moved}, except the names of runs that use these")
 
     def plan(self, blobs: Iterable[Blob]) -> None:
         """Count files and bytes to transfer."""

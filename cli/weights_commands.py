@@ -51,7 +51,7 @@ def import_weights(name: Text, path: Path, /, *, where: Where) -> None:
         name: their name in recipes, or your own: `--set init_localizer.weights=NAME`
         path: a file with official names (.pth, .safetensors), or a BLIP-2 folder in Hugging Face's layout
     """
-    from pipeline.engine.places import write_place
+    from pipeline.engine.places import write_weights_place
     from pipeline.models.checkpoint import check_blip2
     from pipeline.models.config import read_blip2_config
     from pipeline.models.weight_parts import open_weights
@@ -59,7 +59,7 @@ def import_weights(name: Text, path: Path, /, *, where: Where) -> None:
     weights = open_weights(path)
     if path.is_dir():
         check_blip2(read_blip2_config(path), path)
-    file = write_place("weights", name, path)
+    file = write_weights_place(name, path)
     print_text(f"{path}: {', '.join(f'{part} ({len(names)} tensors)' for part, names in weights.parts.items())}")
     print_text(f"{name}: written to {file}")
 

@@ -16,7 +16,7 @@ import psutil
 from cache.errors import SevilaError
 from cache.files import write_atomically, write_for_user
 from cache.fingerprint import fingerprint
-from cache.printable import counted
+from cache.printable import counted, first_few
 from cache.store import Store
 from cache.tables import Schema, write_rows
 from cache.untrusted import is_name
@@ -148,8 +148,7 @@ def write_pictures(
 def failures_text(failures: dict[str, str]) -> str:
     """Return the failed videos with their reasons as text."""
     lines = [f"{counted(len(failures), 'videos')} failed; run the command again when they can be read"]
-    lines += [f"{video_id}: {reason}" for video_id, reason in list(failures.items())[:FAILURES_SHOWN]]
-    lines += [f"and {len(failures) - FAILURES_SHOWN} more"] if len(failures) > FAILURES_SHOWN else []
+    lines += first_few([f"{video_id}: {reason}" for video_id, reason in failures.items()], FAILURES_SHOWN)
     return "\n".join(lines)
 
 

@@ -141,7 +141,7 @@ def weight_findings(places: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
     lookup = PlaceLookup(places)
     for line in placed_weights(lookup.all_of("weights")):
         fix = f"`sevila weights import {line.name or 'NAME'} PATH` writes another path into {config_file()}"
-        if lookup.given("weights", line.name):
+        if lookup.is_on_command_line("weights", line.name):
             fix = f"--weights {line.name or 'NAME'}=PATH with another path"
         finding = Finding("weights", "ok", f"{line.name or 'all names'}: {line.where}, {line.state}")
         yield finding if line.size_bytes is not None else finding._replace(state="problem", fix=fix)
@@ -158,7 +158,7 @@ def dataset_findings(places: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
     for kind in ("annotations", "videos"):
         for name, path in lookup.all_of(kind).items():
             n_places += 1
-            setting = f"--{kind}" if lookup.given(kind, name) else f"[{kind}] in {config_file()}"
+            setting = f"--{kind}" if lookup.is_on_command_line(kind, name) else f"[{kind}] in {config_file()}"
             fix = f"mount or download it, or change {setting}"
             finding = Finding("data sets", "ok", f"{kind} {name or 'of all names'}: {path}")
             if not path.exists():

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import SchemaError
-from cache.printable import first_of
+from cache.printable import first_few, first_of
 from pipeline.datasets.qvhighlights import clip_ratings, labelled_moments
 from pipeline.datasets.readers.rows import Row, read_jsonl
 from pipeline.datasets.readers.values import ROUNDING_SECONDS, BadRow, json_text, outside_video, seconds
@@ -167,9 +167,7 @@ def _qid_label(row: Row) -> str:
 
 def _raise_if_any(subject: str, problems: Sequence[str]) -> None:
     if problems:
-        n_more = len(problems) - PROBLEMS_SHOWN
-        listed = [*problems[:PROBLEMS_SHOWN], *([f"and {n_more} more"] if n_more > 0 else [])]
-        raise SchemaError(f"{subject}: {'; '.join(listed)}")
+        raise SchemaError(f"{subject}: {'; '.join(first_few(problems, PROBLEMS_SHOWN))}")
 
 
 def _annotation(cells: dict[str, Any]) -> Annotation:

@@ -118,7 +118,7 @@ class PlaceLookup:
         places = {name: self.configured(kind, name) for name in ("", *self.named(kind))}
         return {name: place for name, place in places.items() if place is not None}
 
-    def given(self, kind: str, name: str) -> bool:
+    def is_on_command_line(self, kind: str, name: str) -> bool:
         """Return whether the command line gives a place for the named source."""
         return not self._levels[0].keys().isdisjoint({(kind, name), (kind, "")})
 
@@ -158,8 +158,8 @@ def config_file() -> Path:
     return Path(os.environ.get("SEVILA_CONFIG", "sevila.toml"))
 
 
-def write_place(kind: str, name: str, path: Path) -> Path:
-    """Set the place of a named source in the config file, without other changes to it, and return its path.
+def write_weights_place(name: str, path: Path) -> Path:
+    """Set the place of named weights in the config file, without other changes to it, and return its path.
 
     Raises:
         MissingSourceError: the file cannot be read.
@@ -170,7 +170,7 @@ def write_place(kind: str, name: str, path: Path) -> Path:
         _read_config_file(file)  # raises if it is invalid
     before = file.read_text(encoding="utf-8-sig") if file.exists() else ""
     line = f"{json.dumps(name, ensure_ascii=False)} = {json.dumps(str(path.absolute()), ensure_ascii=False)}"
-    lines, heading = before.splitlines(), f"[{kind}]"
+    lines, heading = before.splitlines(), "[weights]"
     spellings = {name, json.dumps(name, ensure_ascii=False), f"'{name}'"}
     section = next((number for number, text in enumerate(lines) if text.strip() == heading), None)
     if section is None:
@@ -180,7 +180,10 @@ def write_place(kind: str, name: str, path: Path) -> Path:
         old = [n for n in range(section + 1, end) if lines[n].partition("=")[0].strip() in spellings]
         lines[slice(old[0], old[0] + 1) if old else slice(section + 1, section + 1)] = [line]
     text = "\n".join(lines) + "\n"
-    expected = {**(tomllib.loads(before)), kind: {**tomllib.loads(before).get(kind, {}), name: str(path.absolute())}}
+    expected = {
+        **(tomllib.loads(before)),
+        "weights": {**tomllib.loads(before).get("weights", {}), name: str(path.absolute())},
+    }
     try:
         is_read_back = tomllib.loads(text) == expected
     except tomllib.TOMLDecodeError:

@@ -73,11 +73,11 @@ def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = No
             return f"{prefix}{n_done} of {total or '?'} {unit}s, {n_done / progress.seconds():.2g} a second"
 
         for item in items:
-            progress.at((shard.place + n_done / (total or n_done + 1)) / shard.of, words)
+            progress.show_share((shard.place + n_done / (total or n_done + 1)) / shard.of, words)
             yield item
             n_done += 1
             progress.draw(n_done)
-        progress.at((shard.place + 1) / shard.of, words)
+        progress.show_share((shard.place + 1) / shard.of, words)
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def count_bar(description: str, total: int, unit: Literal["B", "video", "frame"]
             nonlocal n_done
             n_done += more
             progress.draw(n_done)
-            progress.at(n_done / max(total, 1), words)
+            progress.show_share(n_done / max(total, 1), words)
 
         yield add
 
@@ -111,11 +111,13 @@ class FrameProgress:
         """Add `n_frames` done; `n_held` is the number of frames known so far to have been stored before."""
         self._done, self._total = self._done + n_frames, max(self._all - n_held, self._done + n_frames)
         self._loop_progress.draw(self._done, total=self._total)
-        self._loop_progress.at((self._shard.place + self._done / max(self._total, 1)) / self._shard.of, self._words)
+        self._loop_progress.show_share(
+            (self._shard.place + self._done / max(self._total, 1)) / self._shard.of, self._words
+        )
 
     def end(self) -> None:
         """Show that the shard is done."""
-        self._loop_progress.at((self._shard.place + 1) / self._shard.of, self._words)
+        self._loop_progress.show_share((self._shard.place + 1) / self._shard.of, self._words)
 
     def _words(self) -> str:
         a_second = self._done / self._loop_progress.seconds()
@@ -139,7 +141,7 @@ def steps_bar(description: str, total: int, n_done: int) -> Iterator[Callable[[i
 
         def show(step: int, figures: dict[str, float]) -> None:
             progress.draw(step, _in_words(figures))
-            progress.at(step / max(total, 1), lambda: f"step {step} of {total}: {_in_words(figures)}")
+            progress.show_share(step / max(total, 1), lambda: f"step {step} of {total}: {_in_words(figures)}")
 
         yield show
 
@@ -186,7 +188,7 @@ class _LoopProgress:
     def _waiting_words(self) -> str:
         return self._waiting.words(self.seconds)
 
-    def at(self, share: float, words: Callable[[], str]) -> None:
+    def show_share(self, share: float, words: Callable[[], str]) -> None:
         """Without a bar, log and show that a share from 0 to 1 is done, if an interval has passed or the loop ends."""
         if self._bar is not None:
             return
@@ -205,9 +207,9 @@ class _LoopProgress:
             self._show(self._title, 100 * share, self._text(share, words))
 
     def _text(self, share: float, words: Callable[[], str]) -> str:
-        return ", ".join(filter(None, [words(), self._waiting_words(), self._left(share)]))
+        return ", ".join(filter(None, [words(), self._waiting_words(), self._remaining_time(share)]))
 
-    def _left(self, share: float) -> str:
+    def _remaining_time(self, share: float) -> str:
         """Return the estimated remaining time; empty in the first `MIN_ESTIMATE_SECONDS`."""
         seconds = self.seconds()
         if not 0 < share < 1 or seconds < MIN_ESTIMATE_SECONDS:

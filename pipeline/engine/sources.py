@@ -199,7 +199,7 @@ class Sources:
             ServerPlace.of_environment(served)
 
     def _is_checked(self, kind: str, name: str) -> bool:
-        return not self._remembered_kinds or self.places.given(kind, name)
+        return not self._remembered_kinds or self.places.is_on_command_line(kind, name)
 
     def missing_videos(self, name: str, videos: Iterable[Video]) -> list[str]:
         """Return the ids of videos missing on this machine; raise `MissingSourceError` if no path is configured."""

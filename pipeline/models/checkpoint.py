@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cache.errors import CheckpointError
+from cache.printable import first_few
 from pipeline.loaded_models import make_room
 from pipeline.models import keys
 from pipeline.models.config import ModelConfig
@@ -32,6 +33,7 @@ PromptPart = Literal["blip2", "localizer", "answerer"]
 
 VISION_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FILE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+NAMES_SHOWN = 32  # tensors in an error
 LANGUAGE_DTYPES = (torch.float32, torch.bfloat16)  # Flan-T5's hidden states overflow float16; the same for all kinds
 
 OFFICIAL_PROMPTS = {
@@ -226,7 +228,9 @@ def fill(
             continue
         state[own] = tensor.to(device, torch.float32 if own in float32 else dtype, copy=True)
     if misshapen:
-        raise CheckpointError(f"{path}: the size of the {part} differs from config.json: {_listed(misshapen, '; ')}")
+        raise CheckpointError(
+            f"{path}: the size of the {part} differs from config.json: {'; '.join(first_few(misshapen, NAMES_SHOWN))}"
+        )
     module.load_state_dict({**state, **{copy: state[original] for copy, original in copies.items()}}, assign=True)
     for name, buffer in list(module.named_buffers()):
         owner, _, own_name = name.rpartition(".")
@@ -253,10 +257,11 @@ def tensor_sources(
     unexpected += [name for own, foreign in sources.items() if own not in names for name in foreign]
     missing = [own for own in names if not sources.get(own)]
     if missing or unexpected:
+        absent, extra = (", ".join(first_few(tensors, NAMES_SHOWN)) for tensors in (missing, unexpected))
         raise CheckpointError(
             f"{path}: does not have exactly the tensors of this model's {part}: "
-            f"{len(missing)} missing, by our names ({_listed(missing, ', ')}), "
-            f"{len(unexpected)} unexpected ({_listed(unexpected, ', ')}); check that the file and config.json belong together"
+            f"{len(missing)} missing, by our names ({absent}), "
+            f"{len(unexpected)} unexpected ({extra}); check that the file and config.json belong together"
         )
     return sources
 
@@ -282,10 +287,6 @@ def read_tensor(path: Path, readers: TensorReaders, names: list[str]) -> Tensor:
         raise CheckpointError(f"{path}: {' and '.join(names)} have shapes {shapes}; expected two equal ones")
     q_bias, v_bias = tensors
     return torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
-
-
-def _listed(names: Sequence[str], separator: str, most: int = 32) -> str:
-    return separator.join(names[:most]) + (f"{separator}and {len(names) - most} more" if len(names) > most else "")
 
 
 def _check_dtype(model: str, dtype: torch.dtype, allowed: Sequence[torch.dtype]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from cache.printable import shortened
+from cache.printable import first_few, shortened
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -96,4 +96,4 @@ def in_words(error: ValidationError) -> str:
         f"{'.'.join(map(str, problem['loc']))} is {shortened(repr(problem['input']), 63)}: {problem['msg']}"
         for problem in problems
     ]
-    return "; ".join(messages[:3]) + (f"; and {len(messages) - 3} more" if messages[3:] else "")
+    return "; ".join(first_few(messages, 3))
