@@ -54,9 +54,9 @@ from workers.forms import (
     StageName,
     TokenCount,
 )
+from workers.idle_runs import make_pieces_and_stay
 from workers.pages import key_of, name_run, row_shower, run_title, show_summary, whose_page
 from workers.piece import final_state, open_request, split
-from workers.staying import make_pieces_and_stay
 
 
 @flow(name="sevila", on_cancellation=[cancel_pieces])
@@ -91,7 +91,7 @@ def sevila(
         name_run(run_title(f"{chosen.name} {chosen.chain.kind}", settings, seed))
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
             with Dispatch(request) as dispatch, branching(dispatch.n_at_once) as branches:
-                steps = Run(chosen, run, pin, dispatch.make, chain_of(chosen))
+                steps = Run(chosen, run, pin, dispatch.make, chain_of(chosen), dispatch.look_ahead)
                 results = chain_of(chosen)(chosen, AsTasks(chosen, steps, branches), sources)
             steps.pin_in_order()
             report_title = name or title_of(chosen.name, [] if seed is None else [seed])

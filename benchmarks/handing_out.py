@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.text_table import aligned
-from tests.flow_acts import places
+from tests.concurrent_flows import places
 from tests.prefect_server import ENDED, PrefectServer
 from tests.small_world import SMALL
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import torch
 
 from benchmarks.world import TINY, WEIGHTS, draw_frames, places_of, write_checkpoint
 from cache.store import Store
-from pipeline.engine.build import build, build_piece
+from pipeline.engine.build import build
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.recipe import Recipe, load
 from pipeline.engine.sources import Sources, VideoFiles
@@ -67,6 +68,10 @@ def write_world(folder: Path, n_questions: int) -> None:
             row = {"video": video, "question": question, "options": own, "answer": number % 5, "type": kind}
             lines.write(json.dumps(row | {"moments": [[number % 20, number % 20 + 6.0]]}) + "\n")
     write_checkpoint(folder / WEIGHTS, TINY, "cpu", torch.float32)
+
+
+class FirstShardMade(Exception):
+    """Raised to end a stage after its first shard."""
 
 
 class Steps:
@@ -170,13 +175,19 @@ class Steps:
 
             def each_shard(work: Callable[[Shard], None]) -> None:
                 _note(self._folder, before_shard=round(time.perf_counter() - begun, 1))
-                each(work)
+
+                def first_shard(shard: Shard) -> None:
+                    work(shard)
+                    raise FirstShardMade
+
+                each(first_shard)
 
             out.each_shard = each_shard  # type: ignore[method-assign]
             stage.function(*arguments, out=out)
 
         run = self._run(SHARD_VIDEOS * FEATURE_BYTES)
-        build_piece(replace(stage, function=function), self._recipe.config(stage), run, inputs, 0)
+        with suppress(FirstShardMade):
+            build(replace(stage, function=function), self._recipe.config(stage), run, inputs)
 
     def _artifact(self, name: str) -> Artifact:
         return STAGES[name].output(self._store, json.loads(self._ids.read_text())[name])

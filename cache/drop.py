@@ -42,14 +42,14 @@ class Drops:
     """The removals for one verification: executed if `remove`, else only listed.
 
     Attributes:
-        gone: a sentence for each removal.
-        left: a sentence for each remaining problem, with the way out.
+        removals: a sentence for each removal.
+        remaining: a sentence for each remaining problem, with the way out.
     """
 
     store: Store
     remove: bool
-    gone: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    removals: list[str] = field(default_factory=list)
+    remaining: list[str] = field(default_factory=list)
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
@@ -57,9 +57,9 @@ class Drops:
         try:
             yield
         except SevilaError as error:
-            self.left.append(str(error))
+            self.remaining.append(str(error))
         except OSError as error:
-            self.left.append(sentence(error))
+            self.remaining.append(sentence(error))
 
     def of(self, verification: Verification) -> None:
         """Drop the damaged pieces of a verification; intact ones are never removed.
@@ -70,7 +70,7 @@ class Drops:
         ids: list[str] = []
         for problem in verification.problems:
             if problem.piece in FOR_USER:
-                self.left.append(f"{problem}; {FOR_USER[problem.piece].format(id=problem.id)}")
+                self.remaining.append(f"{problem}; {FOR_USER[problem.piece].format(id=problem.id)}")
             elif problem.piece == "memory":
                 self._file(problem.path, "the next run collects its entries again")
             elif problem.piece == "part":
@@ -89,7 +89,7 @@ class Drops:
                 self._part(part)
 
     def _file(self, path: Path, consequence: str) -> None:
-        self.gone.append(f"{path}: is removed; {consequence}")
+        self.removals.append(f"{path}: is removed; {consequence}")
         if self.remove:
             _remove(path)
 
@@ -122,11 +122,11 @@ class Drops:
         shards = None if "tables" in pieces else _intact_shards(folder, record, parts)
         if shards is None and record is not None and all(_is_measured(problem, record) for problem in problems):
             way_out = f"`sevila stage {record.stage} RECIPE --again` rebuilds it"
-            self.left += [
+            self.remaining += [
                 f"{problem}; a measurement of the build of {id}, not content: {way_out}" for problem in problems
             ]
             return
-        self.gone.append(f"{id}: {_message(shards)}")
+        self.removals.append(f"{id}: {_message(shards)}")
         if self.remove:
             _unpublish(
                 self.store, id, shards, {folder / problem.name for problem in problems if problem.piece == "file"}
@@ -159,14 +159,12 @@ def _message(shards: dict[int, bool] | None) -> str:
     damaged = [str(number + 1) for number, is_intact in shards.items() if not is_intact]
     if not damaged:
         return "is unpublished; all its shards stay, and the next run of its recipe publishes it again"
-    what = (
+    shards_text = (
         f"shards {', '.join(damaged)} of {len(shards)} are"
         if damaged[1:]
         else f"shard {damaged[0]} of {len(shards)} is"
     )
-    return (
-        f"{what} removed, all others stay; the next run of its recipe makes {'these' if damaged[1:] else 'this'} again"
-    )
+    return f"{shards_text} removed, all others stay; the next run of its recipe makes {'these' if damaged[1:] else 'this'} again"
 
 
 def _intact_shards(folder: Path, record: Record | None, parts: list[PartId]) -> dict[int, bool] | None:

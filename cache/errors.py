@@ -110,8 +110,8 @@ def repair_hint(path: Path | str) -> str:
 
 def sentence(error: OSError) -> str:
     """Return an error of the machine as one sentence for the user, with the way out."""
-    what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-    return f"{what}; remove the cause and run the same command again: finished work is kept"
+    subject = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    return f"{subject}; remove the cause and run the same command again: finished work is kept"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -54,8 +54,8 @@ def changed_seconds(folder: Path | str) -> float:
     return max((status.st_mtime for status in stats_below(folder)), default=0.0)
 
 
-def files_below(folder: str, suffix: str, gone: set[str]) -> Iterator[str]:
-    """Yield the files with a suffix in a folder, at any depth, except in folders `gone`; links to folders are not followed."""
+def files_below(folder: str, suffix: str, skipped: set[str]) -> Iterator[str]:
+    """Yield the files with a suffix in a folder, at any depth, except in folders `skipped`; links to folders are not followed."""
     try:
         with os.scandir(folder) as entries:
             sorted_entries = sorted(entries, key=lambda entry: entry.name)
@@ -63,7 +63,7 @@ def files_below(folder: str, suffix: str, gone: set[str]) -> Iterator[str]:
         return
     for entry in sorted_entries:
         if entry.is_dir(follow_symlinks=False):
-            if entry.path not in gone:
-                yield from files_below(entry.path, suffix, gone)
+            if entry.path not in skipped:
+                yield from files_below(entry.path, suffix, skipped)
         elif entry.name.endswith(suffix) and not entry.is_dir():
             yield entry.path

@@ -19,12 +19,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from cache.dependencies import needed_parts, with_upstream
 from cache.errors import CorruptArtifactError, SchemaError, StoreError
 from cache.folders import changed_seconds, files_below, folders_in, readable, size_of, stage_of
+from cache.id_prefixes import find
 from cache.in_use import OWN_NAMES
-from cache.matching import find
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
-from cache.needs import needed_parts, with_upstream
 from cache.pool_listing import PARTS, every_key
 from cache.record import Record
 from cache.store import Store, remove_records
@@ -116,10 +116,10 @@ def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey
     kept = with_upstream(store, records, reasons)
     kept |= {id: days for id in young if id not in kept}
     goes = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
-    gone = {path for item in goes for path in item.paths}
+    removed_paths = {path for item in goes for path in item.paths}
     remaining = [records.get(id) or store.record(id) for id in kept if store.exists(id)]  # includes stores below
-    goes += _parts(store, remaining, gone, before)
-    goes += [*old_runs, *_left_overs(store.root, gone, before)]
+    goes += _parts(store, remaining, removed_paths, before)
+    goes += [*old_runs, *_left_overs(store.root, removed_paths, before)]
     return Survey({id: why for id, why in kept.items() if id in folders}, goes, bool(named))
 
 
@@ -188,10 +188,12 @@ def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[I
                 yield Item(kind, id, stage_of(id), size_of(folder), (folder,))  # type: ignore[arg-type]
 
 
-def _parts(store: Store, remaining: Iterable[Record], gone: set[str], before: float) -> Iterator[Item]:
+def _parts(store: Store, remaining: Iterable[Record], removed_paths: set[str], before: float) -> Iterator[Item]:
     """Yield the parts of the pool that no remaining or unfinished artifact points to, and partly written files."""
     used = {part for record in remaining for part in needed_parts(store, record)}
-    begun = {part for folder in ("partial", "aside") for part in _parts_of_unfinished(store.root / folder, gone)}
+    begun = {
+        part for folder in ("partial", "aside") for part in _parts_of_unfinished(store.root / folder, removed_paths)
+    }
     for entry in every_key(store.root):
         for part, files in entry.parts().items():
             if (entry.space, entry.key, part) not in used and (entry.key, part) not in begun:
@@ -205,21 +207,23 @@ def _parts(store: Store, remaining: Iterable[Record], gone: set[str], before: fl
                 yield from _left_over(store.root, f"{entry.folder}/{name}", before)
 
 
-def _parts_of_unfinished(folder: Path, gone: set[str]) -> Iterator[tuple[str, str]]:
+def _parts_of_unfinished(folder: Path, removed_paths: set[str]) -> Iterator[tuple[str, str]]:
     """Yield (key, part) of all parts, in any space, that the unfinished artifacts in a folder point to."""
     for file in folder.glob("*/parts/*.parquet"):
-        if str(file.parents[1]) not in gone:
+        if str(file.parents[1]) not in removed_paths:
             with suppress(CorruptArtifactError, SchemaError):  # this shard is made again
                 columns = read_columns([file], PARTS, ("key", "part"))
                 yield from zip(columns["key"], columns["part"], strict=True)
 
 
-def _left_overs(root: Path, gone: set[str], before: float) -> Iterator[Item]:
+def _left_overs(root: Path, removed_paths: set[str], before: float) -> Iterator[Item]:
     """Yield files that killed processes have partly written, and lock files, which are not in use during a sweep."""
-    parts = [path for name in sorted(OWN_NAMES - {"pool"}) for path in files_below(f"{root}/{name}", ".part", gone)]
+    parts = [
+        path for name in sorted(OWN_NAMES - {"pool"}) for path in files_below(f"{root}/{name}", ".part", removed_paths)
+    ]
     for path in [*parts, *map(str, root.glob("digests.json.*.part"))]:  # other files in the root may be the user's
         yield from _left_over(root, path, before)
-    for path in files_below(f"{root}/locks", ".lock", gone):
+    for path in files_below(f"{root}/locks", ".lock", removed_paths):
         folder = os.path.dirname(path)
         is_of_store = folder == str(root / "locks")
         if not is_of_store and os.path.basename(folder) != NAMES and os.lstat(path).st_mtime < before:

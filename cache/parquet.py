@@ -92,13 +92,13 @@ def bounded_parquet(
         with pa.OSFile(str(path)) if content is None else pa.BufferReader(content) as source:
             plain = pq.ParquetFile(source)
             schema, metadata = plain.schema_arrow, plain.metadata
-            wanted = [name for name in schema.names if names is None or name in names]
+            requested = [name for name in schema.names if names is None or name in names]
             leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
             texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
             file = pq.ParquetFile(source, metadata=metadata, read_dictionary=texts, page_checksum_verification=True)
             size_bytes = source.size()
-            _refuse_beyond(path, size_bytes, _claimed_bytes(file, schema, wanted))
-            yield BoundedParquet(path, schema, metadata.num_rows, size_bytes, file, wanted)
+            _refuse_beyond(path, size_bytes, _claimed_bytes(file, schema, requested))
+            yield BoundedParquet(path, schema, metadata.num_rows, size_bytes, file, requested)
     except (pa.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:
         raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}; {repair_hint(path)}") from error
 

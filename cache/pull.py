@@ -140,9 +140,9 @@ class Pull(Transfer):
         self.new += [record.id] if is_new else []
         return Incoming(manifest, parts, is_new)
 
-    def _conflict(self, what: str) -> StoreError:
+    def _conflict(self, item: str) -> StoreError:
         way_out = "use another store, `--store FOLDER`"
-        return conflict(str(self._store.root), what, self._remote.address, way_out)
+        return conflict(str(self._store.root), item, self._remote.address, way_out)
 
     def _has(self, part: PartId, text: str, blob: Blob) -> bool:
         """Return whether the pool has a part, with the same array; one whose note or size is damaged counts as missing."""
@@ -169,9 +169,9 @@ class Pull(Transfer):
                 "store that has the file"
             )
         if size_bytes != blob.size_bytes:
-            what = "is gone" if size_bytes is None else f"has {size_bytes} bytes, expected {blob.size_bytes}"
+            difference = "is gone" if size_bytes is None else f"has {size_bytes} bytes, expected {blob.size_bytes}"
             raise CorruptArtifactError(
-                f"{self._remote.address}/{blob.name}: {what}; `sevila cache push` from a store that has it restores it"
+                f"{self._remote.address}/{blob.name}: {difference}; `sevila cache push` from a store that has it restores it"
             )
 
     def _bring(self, incoming: Incoming, moved: Moved) -> None:

@@ -53,12 +53,12 @@ class Transfer:
         self.refused: dict[str, str] = {}
 
     @contextmanager
-    def refusing_links(self, what: str) -> Iterator[None]:
+    def refusing_links(self, item: str) -> Iterator[None]:
         """Skip an artifact, or a name, if the block raises `LinkError`, and keep the reason."""
         try:
             yield
         except LinkError as error:
-            self.refused[what] = str(error)
+            self.refused[item] = str(error)
 
     def named(self, names: Iterable[str], read: Callable[[str], NamedRun], is_requested: bool) -> list[NamedRun]:
         """Return the runs of names; names that are links are skipped, or raise `LinkError` if they are requested."""
@@ -79,7 +79,7 @@ class Transfer:
 
     def end(self, moved: str) -> None:
         """Raise `StoreError` with the reasons if anything was refused."""
-        reasons = [f"{what}: {why}" for what, why in self.refused.items()]
+        reasons = [f"{item}: {why}" for item, why in self.refused.items()]
         if reasons:
             more = f"; and {len(reasons) - MAX_REASONS} more" if len(reasons) > MAX_REASONS else ""
             raise StoreError(
@@ -186,8 +186,8 @@ class Push(Transfer):
             own = manifest_of(self._store, id, leave_out)
         if own is None:
             return None
-        theirs = self._manifest_there(id) if manifest_name(id) in self._there else None
-        both = own if theirs is None else merged(theirs, own, self._remote.address)
+        remote_manifest = self._manifest_there(id) if manifest_name(id) in self._there else None
+        both = own if remote_manifest is None else merged(remote_manifest, own, self._remote.address)
         folder, blobs = self._store.path(id), both.blobs()
         files = {blob: path_inside(folder, name) for name, blob in own.files()}
         files |= {blob: part_paths(holder(self._store, part), *part)[0] for part, blob in own.arrays()}
@@ -198,9 +198,9 @@ class Push(Transfer):
         }
         self._there |= {blob.name: blob.size_bytes for blob in copies}  # artifacts may share blobs
         self.plan(copies)
-        self.new += [] if theirs is not None else [id]
+        self.new += [] if remote_manifest is not None else [id]
         self.left_out += [id] if own.record.pool and len(own.parts) < len(references(self._store, own.record)) else []
-        return Outgoing(both, copies, theirs is None or both != theirs)
+        return Outgoing(both, copies, remote_manifest is None or both != remote_manifest)
 
     def _manifest_there(self, id: str) -> Manifest | None:
         """Return the remote's manifest of an artifact; None if it is missing, or damaged and thus written again."""
@@ -266,15 +266,15 @@ def merged(first: Manifest, second: Manifest, where: str) -> Manifest:
     shared = [part for part in second.parts if part in first.parts]
     differing = next((part for part in shared if not same_arrays(second.parts[part], first.parts[part])), None)
     if first.record.content != second.record.content or differing:
-        what = f"the array {'/'.join(differing)} of {id}" if differing else id
-        raise conflict(where, what, "this store", "use another remote")
+        item = f"the array {'/'.join(differing)} of {id}" if differing else id
+        raise conflict(where, item, "this store", "use another remote")
     return replace(first, parts={**second.parts, **first.parts}, sources={**second.sources, **first.sources})
 
 
-def conflict(where: str, what: str, other: str, way_out: str) -> StoreError:
+def conflict(where: str, item: str, other: str, way_out: str) -> StoreError:
     """Return the error for an artifact or array whose contents at two places differ."""
     return StoreError(
-        f"{where}: has {what} with another content than {other}, and nothing is overwritten: it was made twice, with different "
+        f"{where}: has {item} with another content than {other}, and nothing is overwritten: it was made twice, with different "
         f"numbers (another GPU or number of threads); {way_out}"
     )
 

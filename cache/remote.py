@@ -178,9 +178,9 @@ class Remote:
         except Exception as error:  # file systems raise their own errors, and those of their libraries
             if (missing and isinstance(error, FileNotFoundError)) or (isinstance(error, OSError) and error.filename):
                 raise
-            what = " ".join(str(error).split()) or type(error).__name__
+            message = " ".join(str(error).split()) or type(error).__name__
             raise MachineError(
-                f"{self.address}: {what}; remove the cause and run the same command again: transferred files are kept"
+                f"{self.address}: {message}; remove the cause and run the same command again: transferred files are kept"
             ) from error
 
 

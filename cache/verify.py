@@ -106,7 +106,7 @@ class Verification:
         if all(problem.path != path for problem in self.problems):
             self._problem(id, "link", path.name, path, f"is a link to {os.readlink(path)}", "a file or folder")
 
-    def rest(self) -> None:
+    def other_files(self) -> None:
         """Check the rest of the store: links, folders without a record, names, and caches of facts about files outside it."""
         for name in ("pool", "partial", "aside", "locks", NAMES, RECENT, "demo", "benchmarks"):
             self._links(self.store.root / name)
@@ -131,7 +131,7 @@ class Verification:
                 run = named_run(self.store, name)
                 for pin in run.artifacts if run.status == "finished" else ():
                     if not self.store.exists(pin.id):
-                        self._gone(pin.id, f"of the run {name}")
+                        self._missing_artifact(pin.id, f"of the run {name}")
 
     def _memory(self, piece: ProblemKind, paths: Iterable[Path]) -> None:
         for path in paths:
@@ -173,7 +173,7 @@ class Verification:
             if input is not None and is_artifact_id(input) and not self.store.exists(input):
                 runs = sorted(self._runs.get(record.id, ()))
                 if runs:
-                    self._gone(input, f"that {record.id} of the run {runs[0]} was made from")
+                    self._missing_artifact(input, f"that {record.id} of the run {runs[0]} was made from")
                 else:
                     self.remarks.append(f"{record.id}: the store lacks its input {name} {input}")
                     self.missing.add(input)
@@ -182,7 +182,7 @@ class Verification:
     def _runs(self) -> dict[str, set[str]]:
         return known_uses(self.store)[1]
 
-    def _gone(self, id: str, why: str) -> None:
+    def _missing_artifact(self, id: str, why: str) -> None:
         path = self.store.path(id)
         if path.is_dir() and not path.is_symlink():  # only its record is gone
             self.artifacts([id])

@@ -30,8 +30,8 @@ from cli.options import (
 from cli.terminal import RED, YELLOW, print_json, print_last, print_text
 
 if TYPE_CHECKING:
-    from reports.asked_answer import AskedAnswer
-    from reports.asking import AskedRun
+    from reports.ask_answer import AskAnswer
+    from reports.ask_run import AskRun
 
 
 @Parameter(name="*", group=PLACE_GROUP)
@@ -106,12 +106,12 @@ def ask(
         options: an answer to choose from (repeatable); without options, the answer is free text
     """
     from pipeline.engine.stage import RunContext
-    from reports.asked_answer import answer_of, answer_text
-    from reports.asking import AskRequest, NoWeightsError, ask_video
+    from reports.ask_answer import answer_of, answer_text
+    from reports.ask_run import AskRequest, NoWeightsError, ask_video
 
     context = RunContext.of(where.open(), vars(ExecutionOptions()) | inference.as_options())
 
-    def run_question(video: Path, question: str, options: Sequence[str]) -> AskedRun:
+    def run_question(video: Path, question: str, options: Sequence[str]) -> AskRun:
         return ask_video(AskRequest(video, question, options, settings=list(settings), **vars(answering)), context)
 
     if page.serve:
@@ -132,11 +132,11 @@ def ask(
     return 1 if answer.reason else 0
 
 
-def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOptions) -> int:
-    from pipeline.inference.resident import Models, keeping_models
+def _serve(ask: Callable[[Path, str, Sequence[str]], AskRun], page: PageOptions) -> int:
+    from pipeline.loaded_models import Models, keeping_models
+    from reports.ask_answer import answer_of
     from reports.ask_page import answer_page
     from reports.ask_server import served, wait
-    from reports.asked_answer import answer_of
 
     models = Models()
 
@@ -153,7 +153,7 @@ def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOption
     return 0
 
 
-def _show(run: AskedRun, answer: AskedAnswer, page: PageOptions, quiet: bool) -> None:
+def _show(run: AskRun, answer: AskAnswer, page: PageOptions, quiet: bool) -> None:
     from cache.files import write_for_user
     from reports.ask_page import answer_page
 

@@ -80,8 +80,8 @@ def why(
 
 def ancestry(id: Id, /, *, as_json: AsJson = False, where: Where) -> None:
     """Show everything that an artifact was made from, down to outside sources."""
+    from cache.id_prefixes import find
     from cache.lineage import ancestry
-    from cache.matching import find
     from reports.artifacts import ancestry_text
 
     store = where.open()
@@ -110,7 +110,7 @@ def verify(
 
 def du(*, as_json: AsJson = False, where: Where) -> None:
     """Show the disk usage of the store."""
-    from reports.space import usage, usage_text
+    from reports.disk_usage import usage, usage_text
 
     sizes = usage(where.open())
     print_json(sizes) if as_json else print_text(usage_text(sizes))
@@ -134,7 +134,7 @@ def gc(
         unnamed: remove artifacts although no run has a name
     """
     from cache.gc import survey, sweep
-    from reports.space import survey_text
+    from reports.disk_usage import survey_text
 
     store = where.open()
     surveyed = sweep(store, keep, older_than, unnamed) if delete else survey(store, keep, older_than)

@@ -29,7 +29,7 @@ def doctor(
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file; without one, only the machine is checked
     """
-    from reports.findings import Finding, findings_text, looked_at
+    from reports.findings import Finding, findings_of, findings_text
     from reports.machine_check import (
         dataset_findings,
         decoders,
@@ -46,7 +46,7 @@ def doctor(
     checks |= {"store": partial(store_disk, where.root)}
     checks |= {"weights": partial(weight_findings, places), "data sets": partial(dataset_findings, places)}
     checks |= {"Prefect": prefect_findings}
-    findings = [finding for subject, check in checks.items() for finding in looked_at(subject, check)]
+    findings = [finding for subject, check in checks.items() for finding in findings_of(subject, check)]
     estimate: RecipeEstimate | None = None
     if recipe:
         try:

@@ -30,10 +30,10 @@ def refuse_overwriting(output: Path | None, *read: Path) -> None:
             raise UsageError(f"--output {output}: is {path}, an input of the command; give another file")
 
 
-def refuse_other_suffix(output: Path | None, suffixes: Sequence[str], what: str) -> None:
+def refuse_other_suffix(output: Path | None, suffixes: Sequence[str], content: str) -> None:
     """Raise `UsageError` if a file's suffix contradicts its format."""
     if output is not None and (output.suffix.lower() not in (*suffixes, "") or output.is_dir()):
-        raise UsageError(f"--output {output}: expected a file that ends in {' or '.join(suffixes)} for {what}")
+        raise UsageError(f"--output {output}: expected a file that ends in {' or '.join(suffixes)} for {content}")
 
 
 DEFAULT_STORE = Path(".sevila")

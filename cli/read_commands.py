@@ -141,10 +141,10 @@ def datasets(
     Args:
         names: data sets to check: read their files, and look for their videos
     """
-    from pipeline.datasets.listing import details, listing_content, overview
     from pipeline.datasets.registry import adapter_names
     from pipeline.engine.places import refuse_unused
     from pipeline.engine.sources import Sources
+    from reports.dataset_listing import details, listing_content, overview
 
     places_by_kind = places.by_kind()
     refuse_unused(places_by_kind, dict.fromkeys(places_by_kind, adapter_names()))

@@ -40,6 +40,7 @@ def reproduce(
         plan: only list missing data, without running
         output: the report, in Markdown; default: standard output, unless --json is given
     """
+    from pipeline.loaded_models import keeping_models
     from reports.paper import EVERY_TABLE, read_paper, tables_named
     from reports.reproduce import Reproduction
     from reports.reproduce_text import reproduction_content, reproduction_text
@@ -51,7 +52,7 @@ def reproduce(
     _check([subject for table_subjects in subjects.values() for subject in table_subjects], chain.all_settings())
     store = where.open()
     rows = Reproduction(chain.request("", None), chain.run_in(store), plan)
-    with store.in_use():
+    with store.in_use(), keeping_models():
         runs = {name: rows.row_runs(table, subjects[name]) for name, table in tables.items()}
         page = reproduction_text(read_paper(), tables, runs, command_line)
         numbers = {"tables": reproduction_content(tables, runs)}

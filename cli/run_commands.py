@@ -194,7 +194,7 @@ def results(
     """
     from pipeline.engine.recipe import load
     from pipeline.engine.steps import Run
-    from pipeline.inference.resident import keeping_language
+    from pipeline.loaded_models import keeping_models
     from pipeline.recipes.requirements import evaluates_settings
     from reports.named_runs import pinned
     from reports.seed_report import SeedRun, seed_report
@@ -210,12 +210,13 @@ def results(
             f"recipe {loaded.name!r} does not evaluate several settings; add --set chain.kind=full, for questions with options"
         )
     store = where.open()
-    with store.in_use(), pinned(store, naming.name or "", loaded, list(seeds), naming.replace) as pin:
+    pinning = pinned(store, naming.name or "", loaded, list(seeds), naming.replace)
+    with store.in_use(), keeping_models(), pinning as pin:
         for seed in seeds:
             loaded, context, sources = chain.open(recipe, seed, store)
             steps = Run(loaded, context, partial(pin, of=f"seed {seed}"), chain=full)
             started = time.perf_counter()
-            metrics = keeping_language(full)(loaded, steps, sources)
+            metrics = full(loaded, steps, sources)
             runs.append(SeedRun(seed, metrics, steps.artifacts, time.perf_counter() - started))
             contents.append({"seed": seed, **summary_content(steps.artifacts, steps.settings, metrics)})
     write_output(seed_report(loaded, runs, command_line), output, contents if as_json else None)

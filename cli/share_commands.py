@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from cyclopts import Parameter
 
 from cache.errors import StoreError
 from cache.printable import counted
@@ -12,7 +15,9 @@ from cli.options import Text, Where
 from cli.terminal import print_text
 
 if TYPE_CHECKING:
-    from cache.push import Transfer
+    from cache.pull import Pull
+    from cache.push import Push, Transfer
+    from cache.store import Store
 
 
 NOT_THERE = {
@@ -21,85 +26,81 @@ NOT_THERE = {
 }
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TransferOptions:
+    """What to copy, and whether a name may be reassigned.
+
+    Attributes:
+        without_features: do not copy the features, most of the bytes, which reading and repeating the run do not need
+        without_frames: do not copy the frames
+        replace: reassign the name if it belongs to another run at the target
+    """
+
+    without_features: bool = False
+    without_frames: bool = False
+    replace: bool = False
+
+    def stages_left_out(self) -> list[str]:
+        """Return the stages whose arrays are not copied."""
+        return ["extract_features"] * self.without_features + ["sample_frames"] * self.without_frames
+
+
 def push(
-    remote: Text,
-    run: Text | None = None,
-    /,
-    *,
-    without_features: bool = False,
-    without_frames: bool = False,
-    replace: bool = False,
-    where: Where,
+    remote: Text, run: Text | None = None, /, *, options: TransferOptions = TransferOptions(), where: Where
 ) -> None:
     """Copy a named run and everything upstream to a remote from which others can pull; existing files are skipped.
 
     Args:
         remote: a folder, or an address: s3://BUCKET/PATH, gs://BUCKET/PATH, hf://datasets/OWNER/NAME, ssh://HOST/PATH
         run: name of a run (`sevila runs`); default: all runs and artifacts of the store
-        without_features: do not copy the features in the pool, which are most of the bytes
-        without_frames: do not copy the frames in the pool
-        replace: reassign the name if it belongs to another run at the remote
     """
     from cache.push import Push
-    from cache.remote import Remote
-    from pipeline.engine.progress import count_bar
 
     store = where.open()
     if not store.root.is_dir():
         raise StoreError(f"{store.root}: there is no store to push; `--store FOLDER` selects another")
-    read_only = store.root.is_dir() and not os.access(store.root, os.W_OK)  # a colleague's
+    read_only = not os.access(store.root, os.W_OK)  # a colleague's
     with nullcontext() if read_only else store.in_use():
-        leave_out = _stages_left_out(without_features, without_frames)
-        transfer = Push(store, Remote(remote), [run] if run else [], leave_out, replace)
-        with count_bar("push", transfer.n_bytes, "B") as moved:
-            transfer.run(moved)
-    print_text(_summary("pushed", transfer, f"to {remote}"))
+        _transfer(Push, "push", store, remote, run, options)
 
 
 def pull(
-    remote: Text,
-    run: Text | None = None,
-    /,
-    *,
-    without_features: bool = False,
-    without_frames: bool = False,
-    replace: bool = False,
-    where: Where,
+    remote: Text, run: Text | None = None, /, *, options: TransferOptions = TransferOptions(), where: Where
 ) -> None:
     """Copy a named run and everything upstream from a remote; every byte is checked on arrival.
 
     Args:
         remote: a folder, or an address, as for `sevila cache push`
         run: name of a run at the remote; default: all runs and artifacts
-        without_features: do not copy the features, which reading and repeating the run do not need
-        without_frames: do not copy the frames
-        replace: reassign the name if it belongs to another run in the store
     """
     from cache.pull import Pull
-    from cache.remote import Remote
-    from pipeline.engine.progress import count_bar
 
     store = where.open()
     with store.in_use():
-        leave_out = _stages_left_out(without_features, without_frames)
-        transfer = Pull(store, Remote(remote), [run] if run else [], leave_out, replace)
-        with count_bar("pull", transfer.n_bytes, "B") as moved:
-            transfer.run(moved)
-    print_text(_summary("pulled", transfer, f"from {remote}"))
+        _transfer(Pull, "pull", store, remote, run, options)
 
 
-def _stages_left_out(without_features: bool, without_frames: bool) -> list[str]:
-    return ["extract_features"] * without_features + ["sample_frames"] * without_frames
+def _transfer(
+    kind: type[Push] | type[Pull], verb: str, store: Store, remote: str, run: str | None, options: TransferOptions
+) -> None:
+    from cache.remote import Remote
+    from pipeline.engine.progress import count_bar
+
+    transfer = kind(store, Remote(remote), [run] if run else [], options.stages_left_out(), options.replace)
+    with count_bar(verb, transfer.n_bytes, "B") as moved:
+        transfer.run(moved)
+    print_text(_summary(f"{verb}ed", transfer, f"{'to' if verb == 'push' else 'from'} {remote}"))
 
 
-def _summary(what: str, transfer: Transfer, where: str) -> str:
+def _summary(verb: str, transfer: Transfer, where: str) -> str:
     from pipeline.text_table import human_size
 
     lines = [
-        f"{what} {len(transfer.new):,} of {counted(transfer.n_artifacts, 'artifacts')} {where}: "
+        f"{verb} {len(transfer.new):,} of {counted(transfer.n_artifacts, 'artifacts')} {where}: "
         f"{counted(transfer.n_files, 'files')}, {human_size(transfer.n_bytes)}; existing files were skipped"
     ]
     lines += [f"run {run.name}: {run.status}, {counted(len(run.artifacts), 'artifacts')}" for run in transfer.runs]
     lines += [f"without the arrays of {', '.join(transfer.left_out)}"] if transfer.left_out else []
-    lines += [f"{NOT_THERE[what]}: {', '.join(transfer.missing)}"] if transfer.missing else []
+    lines += [f"{NOT_THERE[verb]}: {', '.join(transfer.missing)}"] if transfer.missing else []
     return "\n".join(lines)

@@ -72,6 +72,7 @@ def sweep(
         output: write the tables to this file, in Markdown
     """
     from pipeline.engine.recipe import load
+    from pipeline.loaded_models import keeping_models
     from reports.named_runs import pinned
     from reports.sweep import requests_of, run_sweep
     from reports.sweep_grid import ANY, Grid
@@ -86,7 +87,8 @@ def sweep(
     )
     store = where.open()
     seeds = [] if seed is None else [seed]
-    with store.in_use(), pinned(store, naming.name or "", loaded, seeds, naming.replace) as pin:
+    pinning = pinned(store, naming.name or "", loaded, seeds, naming.replace)
+    with store.in_use(), keeping_models(), pinning as pin:
         runs = list(run_sweep(cells, chain.run_in(store), pin))
     content = sweep_content(runs) if as_json else None
     if content is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cache.drop import Drops, pointing
 from cache.errors import StoreError
-from cache.matching import matching
+from cache.id_prefixes import matching
 from cache.pool_listing import PartId, every_part
 from cache.pool_reader import is_there, size_bytes
 from cache.printable import counted, printable, printable_lines
@@ -32,7 +32,7 @@ def verify(store: Store, names: Sequence[str], everything: bool, drop: bool, as_
         drops = Drops(store, remove=drop)
         if not read_only:  # locks need write access
             drops.of(verification)
-    status = 1 if verification.problems and not (drop and not drops.left) else 0
+    status = 1 if verification.problems and not (drop and not drops.remaining) else 0
     if as_json:
         print_json(_content(verification, drops, drop))
     else:
@@ -47,8 +47,8 @@ def _content(verification: Verification, drops: Drops, dropped: bool) -> dict[st
         "problems": [str(problem) for problem in verification.problems],
         "remarks": list(verification.remarks),
         "missing": list(verification.missing),
-        "dropped" if dropped else "would_drop": drops.gone,
-        "not_dropped": drops.left,
+        "dropped" if dropped else "would_drop": drops.removals,
+        "not_dropped": drops.remaining,
     }
 
 
@@ -68,12 +68,12 @@ def _print(verification: Verification, drops: Drops, drop: bool) -> None:
 
 
 def _print_drops(drops: Drops, dropped: bool) -> None:
-    if drops.gone:
+    if drops.removals:
         print("dropped:" if dropped else "`--drop` would drop (nothing is changed without it):")
-        print(printable_lines(f"  {line}" for line in drops.gone))
-    if drops.left:
+        print(printable_lines(f"  {line}" for line in drops.removals))
+    if drops.remaining:
         print("not dropped:" if dropped else "and would not drop:")
-        print(printable_lines(f"  {line}" for line in drops.left))
+        print(printable_lines(f"  {line}" for line in drops.remaining))
 
 
 def _check_usage(names: Sequence[str], everything: bool) -> None:
@@ -108,5 +108,5 @@ def _verified(store: Store, ids: list[str], parts: Iterable[PartId], everything:
         verification.artifacts(ids)
         verification.parts(parts)
         if everything:
-            verification.rest()
+            verification.other_files()
     return verification

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cache.errors import MachineError
+from pipeline.loaded_models import drop_oldest, free_gpu_memory
 
 log = logging.getLogger("sevila")
 
@@ -85,7 +86,9 @@ class Halving:
                     raise
                 problem = str(error).strip().split("\n")[0]
             # Outside the handler, in which the error's traceback still references intermediate tensors.
-            _free()
+            free_gpu_memory()
+            if drop_oldest():
+                continue
             if len(part) == 1:
                 raise _OneRowError(problem)
             size = -(-len(part) // 2)
@@ -126,9 +129,3 @@ def peak_memory_bytes() -> int:
                 return int(line.split()[1]) * 1024
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
-
-
-def _free() -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

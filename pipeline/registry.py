@@ -26,18 +26,18 @@ class Registry(Generic[Entry]):
     Attributes:
         kind: name of the kind in messages.
         group: entry point group of other packages' entries.
-        ours: returns this package's entries, by name.
+        built_in_entries: returns this package's entries, by name.
         problem: given a loaded entry point and its name, returns why it is not a valid entry; "" if it is.
     """
 
     kind: str
     group: str
-    ours: Callable[[], Mapping[str, Entry]]
+    built_in_entries: Callable[[], Mapping[str, Entry]]
     problem: Callable[[Any, str], str]
 
     def names(self) -> list[str]:
         """Return all names, sorted, without loading other packages."""
-        return sorted({*self.ours(), *self.names_of_others()})
+        return sorted({*self.built_in_entries(), *self.names_of_others()})
 
     def names_of_others(self) -> list[str]:
         """Return the names of other packages' entries, sorted."""
@@ -49,7 +49,7 @@ class Registry(Generic[Entry]):
         Raises:
             SevilaError: there is no such entry (the message suggests the nearest name), there are two, or it cannot be loaded.
         """
-        built_in = self.ours()
+        built_in = self.built_in_entries()
         points = [point for point in self._points() if point.name == name]
         if len(points) + (name in built_in) > 1:
             owners = [*(["this package"] if name in built_in else []), *map(_owner, points)]
@@ -90,10 +90,12 @@ def failure(error: BaseException) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     if "importlib" in Path(frames[-1].filename).parts:  # a failed import has no frame in the package
         return repr(error)
-    ours = {Path(__file__).parents[1] / room for room in ("pipeline", "stages", "cache", "reports", "cli", "sevila")}
-    theirs = [frame for frame in frames if not ours & set(Path(frame.filename).parents)]
-    package = Path(theirs[0].filename).parent if theirs else Path()  # the folder that our call enters
-    last = [frame for frame in theirs if Path(frame.filename).parent == package] or frames
+    own_folders = {
+        Path(__file__).parents[1] / room for room in ("pipeline", "stages", "cache", "reports", "cli", "sevila")
+    }
+    foreign_frames = [frame for frame in frames if not own_folders & set(Path(frame.filename).parents)]
+    package = Path(foreign_frames[0].filename).parent if foreign_frames else Path()  # the folder that our call enters
+    last = [frame for frame in foreign_frames if Path(frame.filename).parent == package] or frames
     return f"{error!r} ({Path(last[-1].filename).name}, line {last[-1].lineno})"
 
 

@@ -106,9 +106,9 @@ def markdown(lines: Cells, n_left: int = 1) -> str:
 
     Cells are escaped, except `Markup`.
     """
-    head, *rest = [[escaped(cell).replace("\n", " ").replace(NBSP, " ") for cell in line] for line in lines]
+    head, *body = [[escaped(cell).replace("\n", " ").replace(NBSP, " ") for cell in line] for line in lines]
     rule = ["---" if column < n_left else "---:" for column in range(len(head))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rest))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
 
 
 def human_size(size_bytes: float) -> str:

@@ -1,1 +1,1 @@
-"""Reports on finished runs: results, comparisons, sweeps, the paper's tables, listings and sizes of a store, the benchmark."""
+"""Reports: results and comparisons of runs, tables of the paper, the benchmark; listings of store, data sets and machine."""

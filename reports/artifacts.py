@@ -12,8 +12,8 @@ from typing import Any
 
 from cache.errors import CorruptArtifactError
 from cache.folders import size_of, stage_of
+from cache.id_prefixes import newest
 from cache.lineage import Origin
-from cache.matching import newest
 from cache.names import known_uses
 from cache.printable import counted, printable_lines, shortened
 from cache.record import Record

@@ -11,21 +11,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cache.printable import printable_value
 from pipeline.video.thumbnails import as_jpeg, shape_or_coded
-from reports.asked_answer import AskedAnswer, AskedFrame, clock, percent_text
-from reports.asking import AskedRun
+from reports.ask_answer import AskAnswer, AskFrame, clock, percent_text
+from reports.ask_run import AskRun
 
 
-def answer_page(run: AskedRun, answer: AskedAnswer) -> str:
+def answer_page(run: AskRun, answer: AskAnswer) -> str:
     """Return the page as HTML; all texts are escaped."""
     width, height = 1, 1
     strip: list[dict[str, Any]] = []
     if answer.frames:
-        (video,) = run.asked.frames.videos()
+        (video,) = run.artifacts.frames.videos()
         (width, height), _ = shape_or_coded(run.video, None, (), (video.width or 1, video.height or 1))
-        (clip,) = run.asked.frames.clips().values()
+        (clip,) = run.artifacts.frames.clips().values()
         rows = clip["row"].tolist()
         distinct = sorted(set(rows))
-        pictures = run.asked.frames.open().read(video.video_id, distinct)
+        pictures = run.artifacts.frames.open().read(video.video_id, distinct)
         images = {
             row: base64.b64encode(as_jpeg(picture)).decode() for row, picture in zip(distinct, pictures, strict=True)
         }
@@ -43,7 +43,7 @@ def answer_page(run: AskedRun, answer: AskedAnswer) -> str:
     return _environment().get_template("ask.html").render(answer=answer, strip=strip, width=width, height=height)
 
 
-def _heights_percent(frames: list[AskedFrame]) -> list[int | None]:
+def _heights_percent(frames: list[AskFrame]) -> list[int | None]:
     """Return the position of each frame's score between the lowest and the highest, in percent; None without scores."""
     scores = [frame.logit_yes for frame in frames if frame.logit_yes is not None]
     if len(scores) < len(frames):

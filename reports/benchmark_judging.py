@@ -11,7 +11,7 @@ from statistics import median
 from cache.errors import SevilaError
 from cache.store import Store
 from pipeline.benchmarks.matrix import Matrix, Tolerance
-from pipeline.metrics.comparison import PairedRow
+from pipeline.metrics.comparison import PairedRow, holm
 from reports.benchmark_history import FAILED, OK, NightRow, night_label
 from reports.compare import paired_test
 
@@ -176,19 +176,10 @@ def _store(main: Store, folder: Path, night: str) -> Store:
     return Store(root, main.roots)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p values after Holm's correction for their number, in the same order."""
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[number]))
-        corrected[number] = highest
-    return corrected
-
-
 def corrected(tests: Sequence[NightTest | None]) -> list[NightTest | None]:
     """Return tests, all against the previous or all against the best night, with Holm's correction over their rows."""
     rows = [test.row for test in tests if test is not None and test.row is not None]
-    values = iter(holm([1.0 if row.p_value is None else row.p_value for row in rows]))
+    values = iter(holm([row.p_value for row in rows]))
     return [replace(test, p_corrected=next(values)) if test is not None and test.row else test for test in tests]
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from cache.errors import ComparisonError
+from cache.id_prefixes import find
 from cache.lineage import differences
-from cache.matching import find
 from cache.printable import counted, printable_lines
 from cache.store import Store
 from pipeline.datasets.question import Question

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cache.errors import ComparisonError
-from cache.matching import find
+from cache.id_prefixes import find
 from cache.names import NamedRun, every_name, named_run, recipe_differences
 from cache.printable import printable_lines
 from cache.store import Store

@@ -25,7 +25,7 @@ class Finding(NamedTuple):
     fix: str = ""
 
 
-def looked_at(subject: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
+def findings_of(subject: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """Return the findings of `look`; an error that it raises becomes a problem of the subject."""
     try:
         return list(look())

@@ -24,7 +24,7 @@ from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.progress import count_bar
 from pipeline.engine.sources import Sources
 from pipeline.selection.keyframes import ChosenFrames
-from pipeline.video.keyframe_files import WantedFile, WantedFiles, in_processes, write_files
+from pipeline.video.keyframe_files import KeyframeFile, KeyframeFiles, in_processes, write_files
 from reports.named_runs import newest_of_run
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
@@ -166,12 +166,12 @@ def _file_names(question_ids: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _files(row: ChosenFrames, path: Path, kind: Pictures) -> list[WantedFile]:
+def _files(row: ChosenFrames, path: Path, kind: Pictures) -> list[KeyframeFile]:
     if not row.frame_indices:
         return []
     if kind != "images":
-        return [WantedFile(path.with_name(f"{path.name}{SUFFIXES[kind]}"), tuple(row.frame_indices))]
-    return [WantedFile(path / f"{index:08d}{SUFFIXES[kind]}", (index,)) for index in sorted(set(row.frame_indices))]
+        return [KeyframeFile(path.with_name(f"{path.name}{SUFFIXES[kind]}"), tuple(row.frame_indices))]
+    return [KeyframeFile(path / f"{index:08d}{SUFFIXES[kind]}", (index,)) for index in sorted(set(row.frame_indices))]
 
 
 def _refuse_other_content(keyframes: KeyframesOfRun, folder: Path, kind: Pictures, height: int | None) -> None:
@@ -195,18 +195,18 @@ def _remove_parts(folder: Path) -> None:
 
 
 def _requests(
-    keyframes: KeyframesOfRun, sources: Sources, files: dict[str, list[WantedFile]], height: int | None
-) -> tuple[list[tuple[str, WantedFiles]], dict[str, str]]:
+    keyframes: KeyframesOfRun, sources: Sources, files: dict[str, list[KeyframeFile]], height: int | None
+) -> tuple[list[tuple[str, KeyframeFiles]], dict[str, str]]:
     """Return the files still to be written, by video, and the reasons of the videos that failed."""
     sampled = {video.video_id: video.content_digest for video in keyframes.frames.videos()}
     files_of_videos = sources.videos(keyframes.questions.record.config["dataset"], keyframes.questions)
     if files_of_videos.problem:
         raise SevilaError(files_of_videos.problem)
     videos = {video.video_id: video for video in files_of_videos.videos}
-    missing_files: dict[str, list[WantedFile]] = defaultdict(list)
+    missing_files: dict[str, list[KeyframeFile]] = defaultdict(list)
     for row in keyframes.rows:
         missing_files[row.video_id] += [file for file in files[row.question_id] if not file.path.exists()]
-    requests: list[tuple[str, WantedFiles]] = []
+    requests: list[tuple[str, KeyframeFiles]] = []
     failures: dict[str, str] = {}
     for video_id, missing in missing_files.items():
         if not missing:
@@ -218,11 +218,11 @@ def _requests(
         batch_size = OPEN_CLIPS if missing[0].path.suffix == ".mp4" else len(missing)
         for start in range(0, len(missing), batch_size):
             batch = tuple(missing[start : start + batch_size])
-            requests.append((video_id, WantedFiles(video.path, video.digest, video.stamp, batch, height)))
+            requests.append((video_id, KeyframeFiles(video.path, video.digest, video.stamp, batch, height)))
     return requests, failures
 
 
-def _write(requests: list[tuple[str, WantedFiles]], processes: int) -> dict[str, str]:
+def _write(requests: list[tuple[str, KeyframeFiles]], processes: int) -> dict[str, str]:
     for _, request in requests:
         for folder in {file.path.parent for file in request.files}:
             folder.mkdir(parents=True, exist_ok=True)

@@ -92,14 +92,14 @@ def write_task(keyframes: KeyframesOfRun, folder: Path) -> str:
     """
     clips = {row["question_id"]: row["files"][0] for row in json.loads((folder / LIST).read_bytes())}
     reasons = {row.question_id: row.reason for row in keyframes.rows}
-    asked, left_out = [], []
+    documents, left_out = [], []
     for question in keyframes.questions.questions():
         reason = reasons[question.question_id] or _reason(question, clips)
         if reason:
             left_out.append({"question_id": question.question_id, "video_id": question.video_id, "reason": reason})
         else:
-            asked.append(_document(question, clips[question.question_id]))
-    if not asked:
+            documents.append(_document(question, clips[question.question_id]))
+    if not documents:
         raise SevilaError(
             f"{folder}: no question can be asked: {left_out[0]['reason'] if left_out else 'there are none'}"
         )
@@ -110,11 +110,11 @@ def write_task(keyframes: KeyframesOfRun, folder: Path) -> str:
         name=name,
         questions=QUESTIONS,
         instruction=option_letters.INSTRUCTION,
-        n_questions=len(asked),
+        n_questions=len(documents),
         n_left_out=len(left_out),
         left_out=", ".join(f"{count} {code}" for code, count in sorted(codes.items())) or "none",
     )
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in asked]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in documents]
     write_atomically(folder / QUESTIONS, "".join(lines).encode())
     write_atomically(folder / LEFT_OUT, json.dumps(left_out, ensure_ascii=False, indent=1).encode())
     write_atomically(folder / FUNCTIONS, (Path(option_letters.__file__).read_text("utf-8") + UTILS).encode())

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from cache.errors import SchemaError
 from cache.printable import first_of
 from pipeline.datasets.qvhighlights import clip_ratings, labelled_moments
-from pipeline.datasets.rows import Row, read_jsonl
-from pipeline.datasets.values import ROUNDING_SECONDS, BadRow, json_text, outside_video, seconds
+from pipeline.datasets.readers.rows import Row, read_jsonl
+from pipeline.datasets.readers.values import ROUNDING_SECONDS, BadRow, json_text, outside_video, seconds
 
 log = logging.getLogger("sevila")
 

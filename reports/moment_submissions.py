@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cache.errors import SevilaError
-from cache.matching import find
+from cache.id_prefixes import find
 from cache.store import Store
 from pipeline.metrics.localization_metrics import inside
 from pipeline.metrics.moment_metrics import benchmark_report, highlight_scores, retrieval_scores

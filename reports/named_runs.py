@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cache.errors import CorruptArtifactError, StoreError
-from cache.matching import newest
+from cache.id_prefixes import newest
 from cache.names import NamedRun, every_name, named_run, pinning
 from cache.printable import printable, printable_lines
 from cache.store import Store

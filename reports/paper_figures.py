@@ -17,7 +17,6 @@ from pipeline.metrics.accuracy import AccuracyRow, Answered, accuracy_table
 from pipeline.recipes.results import keyframe_row
 from reports.estimates import Estimate
 from reports.reproduce import RowRun
-from reports.results import headline_interval
 from stages.evaluate import Metrics, outcomes, reporting
 from stages.evaluate_moments import MomentMetrics, MomentMetricsRow
 from stages.list_questions import Questions
@@ -61,7 +60,7 @@ def distinct(measured: Iterable[SideBySide]) -> list[SideBySide]:
 
 
 def _estimate(row: AccuracyRow) -> Estimate | None:
-    return None if row.accuracy_percent is None else Estimate(row.accuracy_percent, *(headline_interval(row) or ()))
+    return None if row.accuracy_percent is None else Estimate(row.accuracy_percent, *(row.interval() or ()))
 
 
 def _moment_figure(name: str, metrics: MomentMetrics) -> Estimate | None:

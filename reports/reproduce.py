@@ -183,7 +183,7 @@ def _walked(row: PaperRow, recipe: Recipe, walk: Deferred, sources: Sources) -> 
     choice = Choice(row.keyframes, last_round)
     if row.tuned_on:  # walk again with the Answerer that was fine-tuned on other keyframes
         answerer = walk.step_of("finetune_answerer", Choice(row.tuned_on).name).artifact
-        walk.given["finetune_answerer", choice.name] = answerer
+        walk.replacements["finetune_answerer", choice.name] = answerer
         results = chain(recipe, walk, sources)
         assert isinstance(results, Results)
     setting = results.settings_by_cell()[choice.name, row.answered]

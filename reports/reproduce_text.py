@@ -11,7 +11,7 @@ from typing import Any
 from cache.printable import printable
 from pipeline.text_table import escaped, markdown, or_dash
 from reports.estimates import Estimate, difference, over_seeds, paired_difference, span, tally
-from reports.needs import needs_text
+from reports.missing_inputs import needs_text
 from reports.paper import Paper, PaperColumn, PaperRow, PaperTable
 from reports.paper_figures import AGAIN, cost_records, distinct, figure, n_samples, peak_gigabytes
 from reports.reproduce import NOT_RUN, RowRun

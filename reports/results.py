@@ -8,7 +8,6 @@ from typing import get_args
 
 from cache.printable import counted
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
-from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.recipes.results import Column, Results, Setting, TrainedWeights, keyframe_row
 from pipeline.text_table import NBSP, Table, aligned, or_dash
 
@@ -68,7 +67,7 @@ def training_line(training: TrainedWeights) -> str:
     losses = [step.loss for step in steps]
     tenth = max(1, len(losses) // 10)
     first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
-    parts = [f"{training.what}: loss {first:.3f} -> {last:.3f} in {len(losses)} steps"]
+    parts = [f"{training.title}: loss {first:.3f} -> {last:.3f} in {len(losses)} steps"]
     figures: dict[str, list[float]] = {}
     for row in sorted(training.weights.typed_rows("validation", ValidationFigure), key=lambda row: row.step):
         figures.setdefault(row.figure, []).append(row.value)
@@ -85,17 +84,6 @@ def unanswered_text(results: Results) -> str:
     least = min(n_by_row.values())
     others = [f"{row} {n_by_row[row]}" for row in results.rows() if n_by_row[row] > least]
     return "; ".join([str(least), *others]) if least or others else ""
-
-
-def headline_interval(row: AccuracyRow) -> tuple[float, float] | None:
-    """Return the 95 % bootstrap interval, or Wilson's if there are too few videos for it; None if there is neither."""
-    for low, high in (
-        (row.bootstrap_low_percent, row.bootstrap_high_percent),
-        (row.wilson_low_percent, row.wilson_high_percent),
-    ):
-        if low is not None and high is not None:
-            return low, high
-    return None
 
 
 def spread(values: Sequence[float]) -> str:
@@ -125,7 +113,7 @@ def _heading(results: Results) -> str:
 
 
 def _cell(value: float | None, setting: Setting | None) -> str:
-    interval = headline_interval(setting.metrics.headline()) if setting is not None else None
+    interval = setting.metrics.headline().interval() if setting is not None else None
     span = f"({interval[0]:.1f} - {interval[1]:.1f})".replace(" ", NBSP) if interval is not None else ""
     return " ".join(filter(None, [or_dash(value, "{:.1f}"), span]))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import SevilaError
-from pipeline.datasets.score_files import read_score_lists
+from pipeline.datasets.readers.score_files import read_score_lists
 from pipeline.selection.registry import selector_named
 from pipeline.selection.selector import Candidates
 

@@ -63,9 +63,11 @@ def claims(runs: Sequence[SeedRun]) -> list[str]:
     """Return a sentence for each ordering of the paper: in how many seeds it holds here."""
     sentences = []
     for column in ("zero-shot", "fine-tuned", "moment recall"):
-        what = {"moment recall": "True moments with a keyframe inside"}.get(column, f"{column.capitalize()} accuracy")
+        quantity = {"moment recall": "True moments with a keyframe inside"}.get(
+            column, f"{column.capitalize()} accuracy"
+        )
         for worse, better in pairwise(_ordered(runs, column)):
-            sentences.append(_claim(runs, what, f"{better} above {worse}", (worse, column), (better, column)))
+            sentences.append(_claim(runs, quantity, f"{better} above {worse}", (worse, column), (better, column)))
     for row in _rows(runs):
         sentences.append(
             _claim(
@@ -88,7 +90,7 @@ def _ordered(runs: Sequence[SeedRun], column: Column) -> list[str]:
     return [row for row in rows if all((row, column) in run.results.values for run in runs)]
 
 
-def _claim(runs: Sequence[SeedRun], what: str, order: str, worse: Cell, better: Cell) -> str:
+def _claim(runs: Sequence[SeedRun], quantity: str, order: str, worse: Cell, better: Cell) -> str:
     values = [run.results.values for run in runs]
     if not all(worse in seed_values and better in seed_values for seed_values in values):
         return ""
@@ -102,7 +104,7 @@ def _claim(runs: Sequence[SeedRun], what: str, order: str, worse: Cell, better: 
     verdict = "holds" if n_held == len(runs) else "does not hold" if n_held == 0 else "holds in some seeds only"
     seeds = f"{n_held} of {counted(len(runs), 'seeds')}"
     significant = f", significantly in {n_significant}" if are_accuracies else ""
-    return f"{what}: {order}: **{verdict}**, in {seeds}{significant}; {span(differences)}"
+    return f"{quantity}: {order}: **{verdict}**, in {seeds}{significant}; {span(differences)}"
 
 
 def _by_cell(values: Iterable[Mapping[Cell, float]]) -> dict[Cell, list[float]]:

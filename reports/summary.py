@@ -116,8 +116,8 @@ def _figures(artifact: Artifact, setting: str) -> list[str]:
     """Return the figures of one artifact as paragraphs; none for most stages."""
     parts: list[str] = []
     if isinstance(artifact, (Metrics, MomentMetrics, LocalizationMetrics)):
-        what = "Keyframes and true moments" if isinstance(artifact, LocalizationMetrics) else "Metrics"
-        parts = [what, artifact.text(markdown)]
+        title = "Keyframes and true moments" if isinstance(artifact, LocalizationMetrics) else "Metrics"
+        parts = [title, artifact.text(markdown)]
     elif isinstance(artifact, Answers) and (lines := _first_answers(artifact)):
         parts = ["First answers", _code(lines)]
     elif isinstance(artifact, PseudoLabels):

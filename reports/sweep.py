@@ -133,7 +133,7 @@ def _run_cell(
     request: Request, run: RunContext, pin: PinStep, first_equal: dict[str, Keyframes]
 ) -> tuple[Metrics, float | None]:
     recipe, run, sources = open_recipe(request, STAGES, run)
-    steps = Run(recipe, run, pin)
+    steps = Run(recipe, run, pin, chain=forward)
     metrics = forward(recipe, _answering_once(steps, first_equal), sources)
     if not isinstance(metrics, Metrics):
         raise RecipeError(f"recipe {recipe.name!r} retrieves moments; expected one whose questions have options")

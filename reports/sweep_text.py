@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cache.printable import printable
-from pipeline.metrics.comparison import ALPHA, PairedRow, group_rows, power
+from pipeline.metrics.comparison import ALPHA, PairedRow, group_rows, holm, power
 from pipeline.text_table import Table, aligned, escaped, markdown, or_dash
-from reports.benchmark_judging import holm
-from reports.results import headline_interval
 from reports.sweep import CellRun
 from reports.sweep_grid import UNIFORM, Cell
 
@@ -66,8 +64,8 @@ def how_to_read(points: float) -> str:
 def sweep_table(runs: Sequence[CellRun], points: float, table: Table) -> str:
     """Return one row per cell, in the order of the sweep."""
     tested = [run for run in runs if run.against_uniform]
-    values = [row.p_value if (row := _headline(run)).p_value is not None else 1.0 for run in tested]
-    corrected = {run.cell: p for run, p in zip(tested, holm(values), strict=True)}
+    p_values = holm([_headline(run).p_value for run in tested])
+    corrected = {run.cell: p for run, p in zip(tested, p_values, strict=True)}
     lines = [[*_cell_names(run.cell), *_numbers(run, corrected, points)] for run in runs if not run.problem]
     return table([HEAD, *lines], N_NAMES)
 
@@ -101,7 +99,7 @@ def _cell_names(cell: Cell) -> list[str]:
 def _numbers(run: CellRun, corrected: Mapping[Cell, float], points: float) -> Iterator[str]:
     assert run.metrics is not None
     row = run.metrics.headline()
-    interval = headline_interval(row)
+    interval = row.interval()
     yield or_dash(row.accuracy_percent, "{:.1f}") + (f" ({interval[0]:.1f} - {interval[1]:.1f})" if interval else "")
     yield or_dash(run.recall_percent, "{:.1f}")
     if run.cell.selector == UNIFORM:

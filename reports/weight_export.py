@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from cache.errors import SevilaError
-from cache.matching import newest
+from cache.id_prefixes import newest
 from cache.record import Record
 from cache.store import Store
 from pipeline.engine.sources import Sources
@@ -43,11 +43,11 @@ def export_weights(store: Store, ids: Sequence[str], output: Path, sources: Sour
         )
     prompts = [prompt_of(store, record) for record in _of_one_backbone(store, candidates)]
     states = [{name: read() for name, read in open_checkpoint(prompt.checked_file(FILE)).items()} for prompt in prompts]
-    what = " and ".join(f"{name} {prompt.id}" for name, prompt in zip(names, prompts, strict=True))
+    sources_text = " and ".join(f"{name} {prompt.id}" for name, prompt in zip(names, prompts, strict=True))
     if output.suffix in FILE_SUFFIXES:
         parts: dict[Part, object] = {name.lower(): state for name, state in zip(names, states, strict=True)}  # type: ignore[misc]
         write_official(parts, output)  # type: ignore[arg-type]
-        return f"{output}: {what}, with the official names; `sevila weights import NAME {output}` imports it elsewhere"
+        return f"{output}: {sources_text}, with the official names; `sevila weights import NAME {output}` imports it elsewhere"
     if FOREIGN_SUFFIX.fullmatch(output.suffix.lower()):
         raise SevilaError(
             f"{output}: has the suffix of another file type; expected {' or '.join(FILE_SUFFIXES)}, or the name of a folder"
@@ -59,7 +59,7 @@ def export_weights(store: Store, ids: Sequence[str], output: Path, sources: Sour
     backbone = _backbone(store, prompts[0].record)
     with backbone.folder(RunContext(store, device="cpu", sources=sources)) as folder:
         write_blip2(folder, states[0], output)
-    return f"{output}: BLIP-2 with the Q-Former of {what}; transformers' Blip2ForConditionalGeneration loads it"
+    return f"{output}: BLIP-2 with the Q-Former of {sources_text}; transformers' Blip2ForConditionalGeneration loads it"
 
 
 def _weights(store: Store, prefix: str) -> list[Record]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cache.errors import CheckpointError, MissingSourceError, StoreError, did_you_mean
 from cache.fingerprint import file_digest
-from cache.matching import newest
+from cache.id_prefixes import newest
 from cache.record import Record
 from cache.store import Store
 from pipeline.checkpoint_files import checkpoint_files

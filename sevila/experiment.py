@@ -127,7 +127,7 @@ class Experiment:
         recipe, context, sources = opening.open_recipe(self.request, STAGES, RunContext(self.store, **self.how))
         seeds = [] if self.request.seed is None else [self.request.seed]
         with self.store.in_use(), pinned(self.store, name, recipe, seeds, replace) as pin:
-            steps = Run(recipe, context, pin)
+            steps = Run(recipe, context, pin, chain=chain_of(recipe))
             outcome = chain_of(recipe)(recipe, steps, sources)
         return RunTables(list(map(ArtifactTables, steps.artifacts, steps.settings)), summary(steps.artifacts, outcome))
 
@@ -185,8 +185,8 @@ class RunTables:
             known = sorted({tables.stage for tables in self.artifacts})
             raise SevilaError(f"this run has no {stage!r}{did_you_mean(str(stage), known)}; stages: {', '.join(known)}")
         settings = [tables.setting for tables in of_stage if tables.setting]
-        what = f"several {stage!r}" if chosen else f"no {stage!r} with setting {setting!r}"
-        raise SevilaError(f"this run has {what}; settings: {'; '.join(settings) or 'none'}")
+        problem = f"several {stage!r}" if chosen else f"no {stage!r} with setting {setting!r}"
+        raise SevilaError(f"this run has {problem}; settings: {'; '.join(settings) or 'none'}")
 
 
 def _places(place: Place | None) -> list[str]:

@@ -3,8 +3,8 @@
 from cache.tables import Schema
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.rows import Row, collect_split, read_csv, read_json_list, read_jsonl
-from pipeline.datasets.values import BadRow, option_index, video_name
+from pipeline.datasets.readers.rows import Row, collect_split, read_csv, read_json_list, read_jsonl
+from pipeline.datasets.readers.values import BadRow, option_index, video_name
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.engine.weights import Weights

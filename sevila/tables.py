@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import SevilaError, did_you_mean
-from cache.matching import newest
+from cache.id_prefixes import newest
 from cache.pool_reader import PoolReader
 from cache.record import Record
 from cache.store import Store, stores_below
 from cache.tables import read_table
-from pipeline.engine.stage import Artifact, PooledArtifact
+from pipeline.engine.pooled import PooledArtifact
+from pipeline.engine.stage import Artifact
 from stages.all import STAGES
 
 if TYPE_CHECKING:
@@ -110,19 +111,19 @@ class ArtifactTables:
         if not table and (kind in known or len(known) == 1):
             return kind if kind in known else known[0]
         if table not in known:
-            what = f"no table {table!r}{did_you_mean(table, known)}" if table else "several tables, name one"
-            raise SevilaError(f"{self.id} has {what}; tables: {', '.join(known) or 'none'}")
+            problem = f"no table {table!r}{did_you_mean(table, known)}" if table else "several tables, name one"
+            raise SevilaError(f"{self.id} has {problem}; tables: {', '.join(known) or 'none'}")
         return table
 
 
-def _rows_of(reader: PoolReader, video_id: str, rows: slice | Sequence[int], what: str) -> np.ndarray:
+def _rows_of(reader: PoolReader, video_id: str, rows: slice | Sequence[int], problem: str) -> np.ndarray:
     if isinstance(rows, slice):
         return reader.read(video_id, rows)
     numbers, n_rows = np.asarray(rows), reader.n_rows(video_id)
     if not numbers.size:
         return reader.read(video_id, slice(0, 1))[:0]
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= n_rows:
-        raise SevilaError(f"{what}: rows are {rows!r}; expected a list of numbers from 0 to {n_rows - 1}")
+        raise SevilaError(f"{problem}: rows are {rows!r}; expected a list of numbers from 0 to {n_rows - 1}")
     return reader.read(video_id, numbers.tolist())
 
 

@@ -22,9 +22,10 @@ from pipeline.engine.row_schema import schema_of
 from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.engine.weights import Weights
-from pipeline.inference.asked_videos import AskedVideo, ask_videos
 from pipeline.inference.local_vlm import LetterReadout, LocalVlm
 from pipeline.inference.not_finite import ANSWERS, BROKEN
+from pipeline.inference.questions_by_video import QuestionsOfVideo, ask_videos
+from pipeline.inference.resident import resident
 from pipeline.inference.written_answers import (
     GARBAGE,
     REFUSED,
@@ -155,14 +156,18 @@ def answer_with_vlm(
         out.refuse_all(code, n_asked, f"{cfg.served} answered no question; the last reason: {examples.get(code, code)}")
 
 
-def _asked_videos(questions: Questions, frames: Frames, keyframes: Keyframes, videos: VideoFiles) -> list[AskedVideo]:
+def _asked_videos(
+    questions: Questions, frames: Frames, keyframes: Keyframes, videos: VideoFiles
+) -> list[QuestionsOfVideo]:
     """Return the questions of each video, in the order of Keyframes."""
     questions_by_id = questions.by_id()
     files = {video.video_id: video for video in videos.videos}
     sampled = {video.video_id: video for video in frames.videos()}
     rows = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
     return [
-        AskedVideo(files[video_id], sampled[video_id], [(questions_by_id[row.question_id], row) for row in video_rows])
+        QuestionsOfVideo(
+            files[video_id], sampled[video_id], [(questions_by_id[row.question_id], row) for row in video_rows]
+        )
         for video_id, video_rows in groupby(rows, key=lambda row: row.video_id)
     ]
 
@@ -184,10 +189,13 @@ def _reader(cfg: AnswerWithVlm, run: RunContext, weights: Weights | None) -> Pic
 def _load(cfg: AnswerWithVlm, run: RunContext, weights: Weights) -> ImageTextModel:
     from pipeline.models.image_text import ImageTextModel
 
-    assert weights.path is not None
-    model = ImageTextModel(weights.path, run.torch_device(), cfg.precision)
-    weights.refuse_changed()
-    return model
+    def load() -> ImageTextModel:
+        assert weights.path is not None
+        model = ImageTextModel(weights.path, run.torch_device(), cfg.precision)
+        weights.refuse_changed()
+        return model
+
+    return resident(weights, "image-text model", cfg.precision, run, load)
 
 
 def _answer_row(chosen: ChosenFrames, answer: WrittenAnswer) -> AnswerRow:
@@ -200,7 +208,7 @@ def _reply_row(chosen: ChosenFrames, answer: WrittenAnswer) -> ReplyRow:
     return ReplyRow(chosen.question_id, answer.text, answer.finish, answer.prompt_tokens, answer.reply_tokens)
 
 
-def _estimate(cfg: AnswerWithVlm, asked: Sequence[AskedVideo]) -> str:
+def _estimate(cfg: AnswerWithVlm, asked: Sequence[QuestionsOfVideo]) -> str:
     """Describe the size of the requests to a server, to be shown before they are sent."""
     n_questions = n_pictures = n_tokens = 0
     for video in asked:

@@ -10,18 +10,18 @@ from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
-from pipeline.inference.resident import keeping_language
+from pipeline.loaded_models import keeping_models
 from pipeline.recipes import checks, requirements
-from pipeline.recipes import results as compared
-from pipeline.recipes.requirements import Released, Split, SplitArtifacts, splits_of
+from pipeline.recipes import results as choices
+from pipeline.recipes.requirements import InitialModels, Split, SplitArtifacts, splits_of
 from pipeline.recipes.results import Choice, EvaluatedRow, Results, Setting, Setup
-from stages.extensions import with_others
-from stages.others import answered, picked, released, scored
+from stages.extensions import with_appended
+from stages.replaceable import choose_keyframes, initial_models, run_answerer, run_scorer
 
 
 def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Results | Artifact]:
     """Return the recipe's chain: `full`, which returns `Results`, or `forward`, which returns metrics (always for queries)."""
-    return keeping_language(full if requirements.evaluates_settings(recipe) else with_others(stages.STAGES, forward))
+    return keeping_models()(full if requirements.evaluates_settings(recipe) else with_appended(stages.STAGES, forward))
 
 
 def forward(recipe: Recipe, step: Step, sources: Sources) -> Artifact:
@@ -32,7 +32,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Artifact:
     train_queries = _questions(step, sources, splits.train) if recipe.chain.kind == "full" else None
     checks.check_questions(recipe, sources, questions, train_queries)
     uses_features = requirements.reads_features(recipe)
-    backbone, localizer, answerer = released(recipe, step, sources) if uses_features else Released()
+    backbone, localizer, answerer = initial_models(recipe, step, sources) if uses_features else InitialModels()
     if train_queries:  # paper section 4.5: moments of other queries
         train = _features(step, sources, splits.train, train_queries, backbone)
         localizer = step(stages.pretrain_localizer, *train, localizer)
@@ -40,13 +40,13 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Artifact:
     queried = requirements.queried_by(recipe, localizer, answerer)
     features = step(stages.extract_features, frames, backbone, *queried) if uses_features else None
     test = SplitArtifacts(questions, frames, features, backbone)
-    scores, vectors = scored(recipe, step, sources, test, localizer)
+    scores, vectors = run_scorer(recipe, step, sources, test, localizer)
     keyframes = step(stages.select_keyframes, questions, frames, scores, vectors)
     if requirements.knows_moments(questions):
         step(stages.evaluate_localization, questions, frames, scores, keyframes)
     if requirements.asks_for_moments(recipe):
         return step(stages.evaluate_moments, questions, step(stages.retrieve_moments, questions, frames, scores))
-    return step(stages.evaluate, questions, answered(recipe, step, sources, test, keyframes, videos, answerer))
+    return step(stages.evaluate, questions, run_answerer(recipe, step, sources, test, keyframes, videos, answerer))
 
 
 def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
@@ -59,27 +59,27 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     test_questions, train_questions = _questions(step, sources, splits.test), _questions(step, sources, splits.train)
     queries = _questions(step, sources, splits.pretraining) if splits.pretraining else train_questions
     checks.check_questions(recipe, sources, test_questions, train_questions, queries)
-    backbone, localizer, answerer = released(recipe, step, sources)
+    backbone, localizer, answerer = initial_models(recipe, step, sources)
     test = _features(step, sources, splits.test, test_questions, backbone)
     train = _features(step, sources, splits.train, train_questions, backbone)
     results, tune_and_evaluate = Results(test_questions), partial(_future_row, step, Setup(test, train, answerer))
-    for choice in compared.baselines(recipe.chain):  # baselines and upper bounds
+    for choice in choices.baselines(recipe.chain):  # baselines and upper bounds
         results.add(tune_and_evaluate(choice, None, answerer))
-    for choice in compared.learned(recipe.chain):  # on answers alone
+    for choice in choices.learned(recipe.chain):  # on answers alone
         named = {"setting": choice.name, "selector": choice.selector}
         results.trained(f"selector, {choice.name}", selector := step(stages.train_selector, *train, answerer, **named))
         results.add(tune_and_evaluate(choice, selector, answerer))
     if "untrained" in recipe.chain.selectors:
         is_blank = not recipe.config(stages.init_localizer).weights
         blank = localizer if is_blank else step(stages.init_localizer, backbone, None, setting="untrained", weights="")
-        results.add(tune_and_evaluate(compared.UNTRAINED, blank, answerer))
+        results.add(tune_and_evaluate(choices.UNTRAINED, blank, answerer))
     if requirements.pretrains_localizer(recipe):  # on moments
         pretraining = _features(step, sources, splits.pretraining, queries, backbone) if splits.pretraining else train
         localizer = step(stages.pretrain_localizer, *pretraining, localizer)
         results.trained("Localizer, pre-trained", localizer)
     if "pretrained" in recipe.chain.selectors:
-        results.add(tune_and_evaluate(compared.PRETRAINED, localizer, answerer))
-    for choice in compared.refinements(recipe.chain):  # on the Answerer's answers from single frames
+        results.add(tune_and_evaluate(choices.PRETRAINED, localizer, answerer))
+    for choice in choices.refinements(recipe.chain):  # on the Answerer's answers from single frames
         labels = step(stages.label_frames, *train, answerer, setting=choice.round)
         localizer = step(stages.refine_localizer, *train, localizer, labels, setting=choice.round)
         results.refined(choice, labels, localizer)
@@ -101,7 +101,7 @@ def _future_row(
     step: Step, setup: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None
 ) -> Future[EvaluatedRow]:
     def tune_and_evaluate(step: Step) -> EvaluatedRow:
-        chosen = picked(step, setup, setup.train, choice, scorer, f"{choice.name}, training split")
+        chosen = choose_keyframes(step, setup, setup.train, choice, scorer, f"{choice.name}, training split")
         tuned = step(stages.finetune_answerer, *setup.train.read(chosen.keyframes), answerer, setting=choice.name)
         return EvaluatedRow(choice, tuned, _evaluate(step, setup, choice, scorer, tuned))
 
@@ -110,7 +110,7 @@ def _future_row(
 
 def _evaluate(step: Step, setup: Setup, choice: Choice, scorer: Artifact | None, tuned: Artifact) -> list[Setting]:
     test, settings, localized = setup.test, [], None
-    chosen = picked(step, setup, test, choice, scorer, choice.name)
+    chosen = choose_keyframes(step, setup, test, choice, scorer, choice.name)
     if requirements.knows_moments(test.questions):
         localized = step(stages.evaluate_localization, *test.videos, *chosen, setting=choice.name)
     for way in (*choice.zero_shot, choice.tuned):

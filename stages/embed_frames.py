@@ -39,7 +39,7 @@ def plan_embeddings(run: RunContext, frames: Frames, embedder: EmbedderWeights) 
     return Plan(cut(sizes, run.shard_bytes), {"batch_frames": max(1, tokens_at_once(run) // n_tokens)})
 
 
-@stage(version=1, output=Embeddings, plan=plan_embeddings, gpu=True)
+@stage(version=1, output=Embeddings, plan=plan_embeddings, gpu=True, begins_on="frames")
 def embed_frames(
     cfg: EmbedFrames, run: RunContext, frames: Frames, embedder: EmbedderWeights, *, out: ShardedOutput
 ) -> None:

@@ -73,7 +73,7 @@ class Evaluate(Config):
 def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answers, *, out: Output) -> None:
     """Compare predictions with the right options, and count the questions that could not be asked."""
     answered = typed_rows_of_all(answers, "answers", questions, Answered)
-    by_id = ByKey(questions.column("questions", "question_id"), questions.typed_rows("questions", RightOption))
+    by_id = ByKey(questions.column("questions", "question_id"), questions.typed_rows("questions", AnswerKey))
     reported = reporting(questions)  # first, as it refuses a null question type
     table = accuracy_table(outcomes(by_id, answered), reported, cfg.resampling())
     covered, missing = coverage((answer.video_id, answer.reason) for answer in answered)
@@ -89,7 +89,7 @@ def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answ
     out.add_file("metrics.json")
 
 
-class RightOption(NamedTuple):
+class AnswerKey(NamedTuple):
     """The right option of a question, and what it is reported under, without its text."""
 
     answer_index: int | None
@@ -97,10 +97,10 @@ class RightOption(NamedTuple):
     question_group: str
 
 
-def outcomes(questions: Mapping[str, Question | RightOption], answers: Iterable[Answered]) -> list[Outcome]:
+def outcomes(questions: Mapping[str, Question | AnswerKey], answers: Iterable[Answered]) -> list[Outcome]:
     """Return what became of each answer, in their order, given all questions by id."""
 
-    def outcome(question: Question | RightOption, answer: Answered) -> Outcome:
+    def outcome(question: Question | AnswerKey, answer: Answered) -> Outcome:
         of = map(intern, (answer.video_id, question.question_type, question.question_group))  # one object of equal ones
         return Outcome(question.answer_index, answer.prediction, *of)
 

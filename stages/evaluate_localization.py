@@ -55,7 +55,7 @@ class EvaluateLocalization(Config):
     )
 
 
-class JudgedFrames(NamedTuple):
+class KeyframePositions(NamedTuple):
     """What of a question's keyframes is judged; see `ChosenFrames`."""
 
     question_id: str
@@ -78,16 +78,16 @@ def evaluate_localization(
 ) -> None:
     """Evaluate keyframes, and the ranking of the frames, against the true moments."""
     true, clips = questions.true_moments(), frames.clips_of(questions)
-    chosen, config = typed_rows_of_all(keyframes, "keyframes", questions, JudgedFrames), keyframes.record.config
+    chosen, config = typed_rows_of_all(keyframes, "keyframes", questions, KeyframePositions), keyframes.record.config
     ranked = scores.by_question(*RANKED_BY[config["rank_by"]]).ranking(config["rank_by"]) if scores is not None else {}
 
-    def known() -> Iterator[JudgedFrames]:
+    def known() -> Iterator[KeyframePositions]:
         return (row for row in chosen if row.question_id in true)
 
-    def seconds(row: JudgedFrames) -> np.ndarray:
+    def seconds(row: KeyframePositions) -> np.ndarray:
         return np.asarray(clips[row.video_id, row.clip_id]["seconds"])
 
-    def judged(row: JudgedFrames, k: int | None) -> KeyframeQuality | None:
+    def judged(row: KeyframePositions, k: int | None) -> KeyframeQuality | None:
         if (row.video_id, row.clip_id) not in clips or row.reason.code in (FEATURES, SCORES, UNSCORED):
             return None
         if k is not None and row.question_id not in ranked:

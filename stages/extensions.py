@@ -20,10 +20,10 @@ NAMED_WEIGHTS = "weights"  # the input for the weights that the stage's config k
 Chain = Callable[[Recipe, Step, Sources], Any]
 
 
-def of_others(ours: Mapping[str, Stage]) -> dict[str, Stage]:
+def of_others(built_in: Mapping[str, Stage]) -> dict[str, Stage]:
     """Return other packages' stages by name; warn of those that cannot be loaded or share a name, and omit them."""
     stages: dict[str, Stage] = {}
-    registry = Registry[Stage]("stage", "sevila.stages", lambda: ours, _problem)
+    registry = Registry[Stage]("stage", "sevila.stages", lambda: built_in, _problem)
     for name in registry.names_of_others():
         try:
             stages[name] = registry.named(name)
@@ -67,7 +67,7 @@ def _stage_with_output(
     raise RecipeError(f"{problem}{did_you_mean(name, names)}; there are: {', '.join(names)}")
 
 
-def with_others(stages: Mapping[str, Stage], chain: Chain) -> Chain:
+def with_appended(stages: Mapping[str, Stage], chain: Chain) -> Chain:
     """Return a chain that runs the stages of `[chain] also` at its end.
 
     Their inputs are the chain's artifacts, by parameter name: the name of an input of the chain's stages, or the kind.

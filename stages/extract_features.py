@@ -16,8 +16,9 @@ from pipeline.datasets.question import Question
 from pipeline.engine.hardware import tokens_at_once
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import ShardedOutput
+from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.row_schema import schema_of
-from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
+from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_encoding import Encoder, Encoding, encode_frames, larger_types
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
@@ -78,7 +79,7 @@ def plan_frames(cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone:
     return Plan(cut(sizes, run.shard_bytes), {"batch_frames": max(1, tokens_at_once(run) // tokens)})
 
 
-@stage(version=2, output=Features, plan=plan_frames, gpu=True, later_inputs=PROMPTS)
+@stage(version=2, output=Features, plan=plan_frames, gpu=True, later_inputs=PROMPTS, begins_on="frames")
 def extract_features(
     cfg: ExtractFeatures,
     run: RunContext,

@@ -11,7 +11,7 @@ from pipeline.engine.output import Output
 from pipeline.engine.stage import Config, RunContext, stage
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import ImportedModel
-from pipeline.inference.resident import give_back_language
+from pipeline.inference.resident import resident
 
 if TYPE_CHECKING:
     from pipeline.models.embedder import Embedder
@@ -33,9 +33,11 @@ class EmbedderWeights(ImportedModel):
 
         from pipeline.models.embedder import load_embedder
 
-        with self.folder(run) as folder:
-            give_back_language()
-            return load_embedder(folder, getattr(torch, precision), run.torch_device())
+        def load() -> Embedder:
+            with self.folder(run) as folder:
+                return load_embedder(folder, getattr(torch, precision), run.torch_device())
+
+        return resident(self, "embedder", precision, run, load)
 
 
 class ImportEmbedder(Config):

@@ -10,11 +10,13 @@ from pipeline.engine.output import Output
 from pipeline.engine.stage import Config, RunContext, stage
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.resident import give_back_language
+from pipeline.inference.resident import resident
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.models.config import ModelConfig
     from pipeline.models.matcher import Matcher
-    from pipeline.models.vision import VisionEncoder
 
 
 class MatcherWeights(Backbone):
@@ -23,25 +25,21 @@ class MatcherWeights(Backbone):
     kind = "matcher"
     note = "matcher.json"
 
-    def vision_encoder(self, run: RunContext, precision: str) -> VisionEncoder:
-        """Return the frozen ViT on the run's device."""
-        import torch
-
-        from pipeline.models.checkpoint import load_vision_encoder
+    def sizes(self, folder: Path) -> ModelConfig:
+        """Return the sizes of the model in a folder."""
         from pipeline.models.matcher import read_matcher_config
 
-        with self.folder(run) as folder:
-            config = read_matcher_config(folder)
-            give_back_language()
-            return load_vision_encoder(config, folder, getattr(torch, precision), run.torch_device())
+        return read_matcher_config(folder)
 
     def matcher(self, run: RunContext) -> Matcher:
         """Return the Q-Former and the matching head on the run's device."""
         from pipeline.models.matcher import load_matcher
 
-        with self.folder(run) as folder:
-            give_back_language()
-            return load_matcher(folder, run.torch_device())
+        def load() -> Matcher:
+            with self.folder(run) as folder:
+                return load_matcher(folder, run.torch_device())
+
+        return resident(self, "matcher", "float32", run, load)
 
 
 class ImportMatcher(Config):

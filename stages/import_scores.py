@@ -11,8 +11,8 @@ from pydantic import Field
 from cache.errors import SchemaError, SevilaError
 from cache.tables import Schema
 from pipeline.datasets.question import Question
-from pipeline.datasets.score_files import ScoredFrames, read_score_lists, read_score_table
-from pipeline.datasets.text_file import digests_of_what_is_read
+from pipeline.datasets.readers.score_files import ScoredFrames, read_score_lists, read_score_table
+from pipeline.datasets.readers.text_file import digests_of_what_is_read
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import Output
 from pipeline.engine.sources import AnnotationFiles

@@ -17,9 +17,9 @@ from cache.tables import Schema
 from pipeline.batching import runs_of
 from pipeline.datasets.adapter import group_of
 from pipeline.datasets.question import Question, QuestionClip, Video
+from pipeline.datasets.readers.subtitles import Cues, files_of_videos, read_cues
+from pipeline.datasets.readers.text_file import digests_of_what_is_read
 from pipeline.datasets.registry import adapter_named, adapter_names, read_split
-from pipeline.datasets.subtitles import Cues, files_of_videos, read_cues
-from pipeline.datasets.text_file import digests_of_what_is_read
 from pipeline.engine.output import Output
 from pipeline.engine.sources import AnnotationFiles
 from pipeline.engine.stage import Artifact, Config, RunContext, stage

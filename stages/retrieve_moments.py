@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.datasets.question import QuestionClip
-from pipeline.datasets.values import CLIP_SECONDS
+from pipeline.datasets.readers.values import CLIP_SECONDS
 from pipeline.engine.joined import refuse_cut, typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.row_schema import schema_of

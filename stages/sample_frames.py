@@ -19,10 +19,11 @@ from cache.pool_listing import PARTS
 from pipeline.batching import cut, runs_of
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.progress import count_bar, track
 from pipeline.engine.row_schema import schema_of
 from pipeline.engine.sources import VideoFile, VideoFiles
-from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
+from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.inference.streams import behind
 from pipeline.reasons import Reason
 from pipeline.video.attempts import Attempts
@@ -145,8 +146,7 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
     def work(shard: Shard) -> None:
         shard_videos = [videos.videos[item] for item in shard.items]
         readable = {_key(video): video for video in shard_videos if video.path is not None}
-        attempts = _decode_missing(cfg, decoders, readable, pool, shard)
-        _write_tables(shard_videos, pool, attempts, shard)
+        _write_tables(shard_videos, pool, _decode_missing(cfg, decoders, readable, pool, shard), shard)
 
     with DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders:
         out.each_shard(work)

@@ -9,6 +9,7 @@ from pipeline.engine.output import Output
 from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, RunContext, stage
 from pipeline.inference.backbone import Backbone
+from pipeline.inference.resident import resident
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
 from pipeline.reasons import Reason
 from pipeline.training.answerer_training import SeenFrames, answered_questions
@@ -36,7 +37,10 @@ class SelectorWeights(Artifact):
         """Return the selector on the run's device, in evaluation mode."""
         from pipeline.models.frame_selector import load_frame_selector
 
-        return load_frame_selector(self.checked_file(SELECTOR_FILE), run.torch_device())
+        def load() -> FrameSelector:
+            return load_frame_selector(self.checked_file(SELECTOR_FILE), run.torch_device())
+
+        return resident(self, "selector", "float32", run, load)
 
 
 class TrainSelector(SelectorTraining):

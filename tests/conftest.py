@@ -15,7 +15,7 @@ Package = Callable[..., None]
 os.environ.setdefault("SEVILA_REPORT", "no")  # writing a page takes seconds for each of hundreds of runs
 settings.register_profile("untimed", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("untimed")
-pytest.register_assert_rewrite("tests.flow_doors", "tests.flow_pieces")  # test_flows.py runs their tests
+pytest.register_assert_rewrite("tests.flow_access", "tests.flow_pieces")  # test_flows.py runs their tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

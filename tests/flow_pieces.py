@@ -13,7 +13,7 @@ from typing import Any
 
 from cache.notes import read_note
 from cache.store import Store
-from tests.flow_acts import HERE, extraction, fill, options, places, run_concurrently, small_disk
+from tests.concurrent_flows import HERE, extraction, fill, options, places, run_concurrently, small_disk
 from tests.prefect_server import ENDED, PATIENCE_SECONDS, REPOSITORY, WORKER, PrefectServer, workers
 from tests.small_world import SMALL
 

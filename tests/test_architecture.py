@@ -54,15 +54,15 @@ EXCEPTIONS = {
         "pipeline.datasets.adapter",
         "pipeline.datasets.question",
         "pipeline.datasets.registry",
-        "pipeline.datasets.score_files",
-        "pipeline.datasets.subtitles",
+        "pipeline.datasets.readers.score_files",
+        "pipeline.datasets.readers.subtitles",
         "pipeline.video.image_names",
         "pipeline.video.video_folder",
     },
 }
 
 # Files of stages/ without a stage.
-NO_STAGE = ("__init__", "all", "asking", "chain", "extensions", "others")
+NO_STAGE = ("__init__", "all", "ask_chain", "chain", "extensions", "replaceable")
 
 # Who may import a library.
 OWNERS = {
@@ -100,7 +100,7 @@ WITHOUT_TORCH = ("cache", "pipeline/datasets", "pipeline/video", "pipeline/metri
 NAMES_A_DATA_SET = {
     "stages/list_questions.py": {"plain"},  # the default is the user's own questions
     "cli/app.py": {"plain"},  # a help formatter
-    "reports/asking.py": {"plain"},  # the recipe
+    "reports/ask_run.py": {"plain"},  # the recipe
     "pipeline/shapes/files.py": {"timed_text"},  # a folder of the demo
     "pipeline/shapes/demo.py": {"timed_text"},
     "benchmarks/floors.py": {"plain"},
@@ -138,7 +138,7 @@ LIBRARY_NAMES = {("pipeline/video/containers.py", "tell")}  # method of a file
 # Modules of cache/ that every file of pipeline/ may import; those about the store are for the engine.
 STORE_INDEPENDENT = ("cache.errors", "cache.files", "cache.lazy", "cache.printable", "cache.untrusted")
 STORE_EXCEPTIONS = {
-    "pipeline/datasets/parquet_file.py": {"cache.parquet"},  # annotations in Parquet files
+    "pipeline/datasets/readers/parquet_file.py": {"cache.parquet"},  # annotations in Parquet files
     "pipeline/video/video_bytes.py": {"cache.digests"},  # checks that a file is unchanged
     "pipeline/inference/frame_encoding.py": {"cache.pool", "cache.pool_reader"},  # stores encoded frames
     "pipeline/video/stored_video.py": {"cache.pool"},  # stores sampled frames

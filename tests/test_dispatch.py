@@ -11,7 +11,7 @@ from httpx import Request, Response
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Completed, Crashed, Failed, Running, State
 
-from workers import dispatch, flow_runs, gpu_workers, staying
+from workers import dispatch, flow_runs, gpu_workers, idle_runs
 
 
 @pytest.mark.parametrize("second", [Completed(), Crashed(), Failed()])
@@ -54,8 +54,8 @@ def test_pieces_of_a_setting_are_tagged_with_the_parent_run(monkeypatch: pytest.
     )
     monkeypatch.setattr(dispatch, "create_progress_artifact", lambda *about: None)
     monkeypatch.setattr(dispatch, "build", lambda *step: "artifact")
-    missing = iter([[0], []])
-    monkeypatch.setattr(dispatch, "pieces", lambda *step: next(missing))
+    missing = iter([1, 0])
+    monkeypatch.setattr(dispatch, "count_missing", lambda *step: next(missing))
     monkeypatch.setattr(dispatch, "this_run", SimpleNamespace(id="run"))
     make = dispatch.Dispatch({"execution": {"dispatch": "workers"}}).make
     monkeypatch.setattr(dispatch, "this_run", SimpleNamespace(id="setting"))  # a nested flow run executes the step
@@ -69,25 +69,25 @@ def test_pieces_of_a_setting_are_tagged_with_the_parent_run(monkeypatch: pytest.
 def test_an_idle_run_whose_process_is_dead_takes_no_artifact_not_even_the_one_that_it_built(
     monkeypatch: pytest.MonkeyPatch, built_before: str
 ) -> None:
-    monkeypatch.setattr(staying, "TAKE_SECONDS", 0.0)
-    idle = Running(name=staying.IDLE, message=built_before)
+    monkeypatch.setattr(idle_runs, "TAKE_SECONDS", 0.0)
+    idle = Running(name=idle_runs.IDLE, message=built_before)
     inputs: list[Any] = []
     client: Any = SimpleNamespace(
         read_flow_run=lambda run_id: SimpleNamespace(state=idle),
         create_flow_run_input=lambda *given: inputs.append(given),
     )
-    assert not staying.hand_over(client, uuid4(), "score_frames-v1-0")
+    assert not idle_runs.hand_over(client, uuid4(), "score_frames-v1-0")
     assert len(inputs) == 1
 
 
 def test_a_run_that_goes_on_with_the_artifact_that_it_built_has_taken_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staying, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(idle_runs, "POLL_SECONDS", 0.0)
     id = "score_frames-v1-0"
-    states = iter([Running(name=staying.IDLE, message=id) for _ in range(2)])
+    states = iter([Running(name=idle_runs.IDLE, message=id) for _ in range(2)])
     client: Any = SimpleNamespace(
         read_flow_run=lambda run_id: SimpleNamespace(state=next(states)), create_flow_run_input=lambda *given: None
     )
-    assert staying.hand_over(client, uuid4(), id)
+    assert idle_runs.hand_over(client, uuid4(), id)
 
 
 def test_a_deleted_run_that_stayed_does_not_fail_its_parent_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_a_step_takes_idle_runs_and_leaves_those_that_are_about_to_end_their_ste
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     busy, idle, dead = uuid4(), uuid4(), uuid4()
-    states = {busy: Running(), dead: Crashed(), idle: Running(name=staying.IDLE)}
+    states = {busy: Running(), dead: Crashed(), idle: Running(name=idle_runs.IDLE)}
     handed_over = []
     monkeypatch.setattr(
         gpu_workers, "states_of", lambda client, run_ids: {run_id: states[run_id] for run_id in run_ids}
@@ -123,3 +123,33 @@ def test_a_step_takes_idle_runs_and_leaves_those_that_are_about_to_end_their_ste
     client: Any = None
     assert workers._hand_over(client, "score_frames-v1-0") == idle and workers._hand_over(client, "none") is None
     assert handed_over == [dead, idle] and workers._staying == [busy]
+
+
+def test_runs_that_began_on_an_unfinished_input_build_the_pieces_and_are_cancelled_where_nothing_comes_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submitted: list[Any] = []
+    cancelled: list[Any] = []
+
+    def submit(*arguments: Any) -> Any:
+        submitted.append(uuid4())
+        return submitted[-1]
+
+    monkeypatch.setattr(gpu_workers, "get_client", lambda **options: nullcontext())
+    monkeypatch.setattr(gpu_workers, "_n_slots", lambda client: 2)
+    monkeypatch.setattr(
+        gpu_workers, "_states_when_over", lambda client, waiting, id: dict.fromkeys(waiting, Completed())
+    )
+    monkeypatch.setattr(gpu_workers, "cancel_scheduled", lambda client, run_ids: [])
+    monkeypatch.setattr(gpu_workers, "cancel", lambda client, run_ids: cancelled.extend(run_ids))
+    monkeypatch.setattr(gpu_workers, "release", lambda client, run_id: None)
+    monkeypatch.setattr(gpu_workers, "STATE_POLL_SECONDS", 0)
+    workers = gpu_workers.GpuWorkers(submit)
+    for id in ("extract_features-v2-0", "extract_features-v2-0", "extract_features-v2-1"):  # the first is tried again
+        workers.begin(id)
+    assert len(submitted) == 4
+    with workers.connected() as make_all:
+        make_all("extract_features-v2-0", 3, Counter(), lambda: 0)
+    assert len(submitted) == 4 and not cancelled
+    workers.release()
+    assert cancelled == submitted[2:]

@@ -23,8 +23,8 @@ from coolname import generate_slug
 from cache.names import named_run
 from cache.store import Store
 from cli import main
-from tests.flow_acts import CONCURRENT_TESTS, HERE, extraction, options, places, run_concurrently
-from tests.flow_doors import *  # noqa: F403 - all tests share one server: starting one takes longer than most tests
+from tests.concurrent_flows import CONCURRENT_TESTS, HERE, extraction, options, places, run_concurrently
+from tests.flow_access import *  # noqa: F403 - all tests share one server: starting one takes longer than most tests
 from tests.flow_pieces import *  # noqa: F403
 from tests.prefect_server import ENDED, REPOSITORY, WORKER, PrefectServer, finished, running
 from tests.small_world import SMALL
@@ -407,3 +407,17 @@ def test_a_step_goes_to_another_run_if_the_idle_one_is_killed(
     prefect.wait_for_end("idle killed")
     states = {run["id"]: run["state"]["type"] for run in prefect.pieces(id)}
     assert states.pop(idle["id"]) == "CRASHED" and states
+
+
+def test_gpu_workers_encode_finished_shards_while_other_videos_are_still_sampled(
+    prefect: PrefectServer, sampled: Path, tmp_path: Path
+) -> None:
+    store, execution = tmp_path / "store", {"dispatch": "workers", "shard_megabytes": 0.01}
+    space, _, key = next((sampled / "pool").glob("sample_frames-*/*/*")).parts[-3:]
+    with Store(store).lock(f"pool/{space}/{key}"):  # sampling waits for this video
+        prefect.start("sevila/forward", "ahead", recipe=SMALL, places=places(prefect.small, store), execution=execution)
+        encoded = prefect.until(lambda: [*(store / "pool").glob("extract_features-*/*/*/*.json")])
+        assert not [id for id in Store(store) if id.startswith("sample_frames-")]
+        written = {note: note.stat().st_mtime_ns for note in encoded}
+    prefect.wait_for_end("ahead")
+    assert {note: note.stat().st_mtime_ns for note in encoded} == written

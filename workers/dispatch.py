@@ -19,7 +19,8 @@ from prefect import get_client
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.runtime import flow_run as this_run
 
-from pipeline.engine.build import build, pieces
+from pipeline.engine.ahead import StepAhead, in_a_thread
+from pipeline.engine.build import build, count_missing
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from workers.flow_runs import Submit, cancel_scheduled, n_online, pieces_tag, submit
 from workers.gpu_workers import GpuWorkers
@@ -57,7 +58,7 @@ class Dispatch:
     def make(self, stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
         """Return the artifact that `build` does."""
         is_shared = self._target != "here" and (stage.gpu or stage.plan)
-        n_missing = len(pieces(stage, cfg, run, inputs)) if is_shared else 0
+        n_missing = count_missing(stage, cfg, run, inputs) if is_shared else 0
         if n_missing and stage.gpu:
             with (self._ray if self._target == "ray" else self._workers).connected() as make_all:
                 _dispatch_pieces(stage, cfg, run, inputs, n_missing, make_all)
@@ -65,6 +66,17 @@ class Dispatch:
             with _helped(stage, str(stage.artifact_id(cfg, inputs)), n_missing - 1, self._submit):
                 return build(stage, cfg, run, inputs)
         return build(stage, cfg, run, inputs)
+
+    @contextmanager
+    def look_ahead(self, step: StepAhead, run: RunContext) -> Iterator[None]:
+        """Begin on a step while the block makes its input: on workers of pool gpu, or in a thread of this process."""
+        if self._target == "here":
+            with in_a_thread(step, run):
+                yield
+            return
+        if self._target == "workers":
+            self._workers.begin(step.id)
+        yield
 
     def n_at_once(self) -> int:
         """Return how many branches of a chain can run in parallel: one for each GPU worker, or GPU of the Ray cluster."""
@@ -90,7 +102,7 @@ def _dispatch_pieces(
     bar: Any = create_progress_artifact(0.0, key_of(id), f"{stage.name}: pieces of {id}")
 
     def show_left() -> int:
-        n_left = len(pieces(stage, cfg, run, inputs))
+        n_left = count_missing(stage, cfg, run, inputs)
         update_progress_artifact(bar, 100 * (1 - n_left / n_pieces))
         return n_left
 
@@ -98,7 +110,7 @@ def _dispatch_pieces(
     n_idle = 0  # consecutive rounds without a finished piece: locked by other runs, or failed
     while n_missing:
         make_all(id, n_missing, tries, show_left)
-        n_before, n_missing = n_missing, len(pieces(stage, cfg, run, inputs))
+        n_before, n_missing = n_missing, count_missing(stage, cfg, run, inputs)
         n_idle = n_idle + 1 if n_missing == n_before else 0
         if n_missing:
             time.sleep(BACK_OFF_SECONDS[min(max(n_idle, 1), len(BACK_OFF_SECONDS)) - 1])

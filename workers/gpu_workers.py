@@ -17,8 +17,8 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import State
 
 from workers.flow_runs import STATE_POLL_SECONDS, Submit, cancel, cancel_scheduled, n_online, states_of
+from workers.idle_runs import IDLE, hand_over, is_idle, release
 from workers.piece import BACK_OFF_SECONDS, PROGRESS_SECONDS, MakeAll, ShowLeft, count_failure, run_name
-from workers.staying import IDLE, hand_over, is_idle, release
 
 log = logging.getLogger("sevila")
 
@@ -27,12 +27,13 @@ class GpuWorkers:
     """Workers of pool gpu, which build pieces in as many flow runs as the pool can run in parallel.
 
     Each flow run builds one piece after the other with the model it has loaded, until none is missing, and then stays for the
-    next step (workers/staying.py). A run is submitted again after a back-off if its worker was killed or its machine failed; the
-    other runs continue.
+    next step (workers/idle_runs.py). A run is submitted again after a back-off if its worker was killed or its machine failed;
+    the other runs continue.
     """
 
     def __init__(self, submit: Submit) -> None:
         self._submit = submit
+        self._begun: dict[str, list[UUID]] = {}  # runs that have begun on an artifact before its inputs are finished
         self._staying: list[UUID] = []  # runs that have built pieces and may be idle; shared by all branches of a chain
 
     @contextmanager
@@ -46,10 +47,19 @@ class GpuWorkers:
         with get_client(sync_client=True) as client:
             return _n_slots(client)
 
-    def release(self) -> None:
-        """Let the runs end that stay."""
-        if self._staying:
+    def begin(self, id: str) -> None:
+        """Let the pool's workers begin on an artifact whose inputs are still being made."""
+        if id not in self._begun:
             with get_client(sync_client=True) as client:
+                numbers = range(_n_slots(client) or 0)
+                self._begun[id] = [self._run_on(client, id, number) for number in numbers]
+
+    def release(self) -> None:
+        """Let the runs end that stay, and cancel those that have begun on something that is no longer needed."""
+        begun = [run_id for runs in self._begun.values() for run_id in runs]
+        if self._staying or begun:
+            with get_client(sync_client=True) as client:
+                cancel(client, begun)
                 for run_id in self._staying:
                     with suppress(PrefectHTTPStatusError):  # a user deleted the run
                         release(client, run_id)
@@ -57,13 +67,14 @@ class GpuWorkers:
     def _make_all(
         self, client: SyncPrefectClient, id: str, n_missing: int, tries: Counter[int], show_left: ShowLeft
     ) -> None:
-        due = dict.fromkeys(range(_n_runs(client, n_missing)), 0.0)  # by run number, the time at which to submit it
-        waiting: dict[int, UUID] = {}
+        waiting = dict(enumerate(self._begun.pop(id, [])))  # runs by number
+        n_runs = _n_runs(client, n_missing)
+        due = {number: 0.0 for number in range(n_runs) if number not in waiting}  # when to submit them
         shown_at = time.monotonic()
         try:
             while due or waiting:
                 for number in [number for number, submit_at in due.items() if submit_at <= time.monotonic()]:
-                    waiting[number] = self._hand_over(client, id) or self._submit("gpu", id, run_name(id, number))
+                    waiting[number] = self._run_on(client, id, number)
                     del due[number]
                 time.sleep(STATE_POLL_SECONDS)
                 if time.monotonic() - shown_at > PROGRESS_SECONDS:
@@ -90,6 +101,9 @@ class GpuWorkers:
                         due[number] = time.monotonic() + BACK_OFF_SECONDS[tries[number] - 1]
         finally:
             cancel(client, list(waiting.values()))
+
+    def _run_on(self, client: SyncPrefectClient, id: str, number: int) -> UUID:
+        return self._hand_over(client, id) or self._submit("gpu", id, run_name(id, number))
 
     def _hand_over(self, client: SyncPrefectClient, id: str) -> UUID | None:
         """Hand an artifact to one of the runs that stay, and return the run; None if none is idle."""

@@ -49,17 +49,17 @@ def progress_artifacts() -> Show:
     shown: dict[str, Any] = {}
     process, paused_until = os.getpid(), 0.0
 
-    def show(what: str, percent: float, words: str) -> None:
+    def show(title: str, percent: float, words: str) -> None:
         nonlocal paused_until
-        key = key_of(f"{what}-{str(this_task.id or this_run.id)[-8:]}")
+        key = key_of(f"{title}-{str(this_task.id or this_run.id)[-8:]}")
         is_over_at_once = percent >= 100 and key not in shown
         if os.getpid() != process or is_over_at_once or time.monotonic() < paused_until:
             return
         try:
             if key in shown:
-                update_progress_artifact(shown[key], percent, f"{what}: {words}")
+                update_progress_artifact(shown[key], percent, f"{title}: {words}")
             else:
-                shown[key] = create_progress_artifact(percent, key, f"{what}: {words}")
+                shown[key] = create_progress_artifact(percent, key, f"{title}: {words}")
         except Exception as error:  # an unreachable server must not fail the step
             log.warning("progress is not shown: %s", error)
             paused_until = time.monotonic() + PAUSE_SECONDS
@@ -67,10 +67,10 @@ def progress_artifacts() -> Show:
     return show
 
 
-def run_title(what: str, settings: Sequence[str], seed: int | None) -> str:
+def run_title(title: str, settings: Sequence[str], seed: int | None) -> str:
     """Return a run's name, such as `nextqa full, select_keyframes.k=8, seed 0`."""
     overrides = [setting for setting in settings if not setting.startswith("chain.kind=")]
-    return printable(", ".join([what, *overrides, *([] if seed is None else [f"seed {seed}"])]))
+    return printable(", ".join([title, *overrides, *([] if seed is None else [f"seed {seed}"])]))
 
 
 def _is_random_name(name: str) -> bool:

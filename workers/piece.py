@@ -40,19 +40,22 @@ ShowLeft = Callable[[], int]  # shows how many pieces are missing, and returns i
 MakeAll = Callable[[str, int, Counter[int], ShowLeft], None]
 
 
-def make_pieces(artifact: str, request: dict[str, Any]) -> State[None]:
+def make_pieces(
+    artifact: str, request: dict[str, Any], is_wanted_elsewhere: Callable[[], bool] = lambda: False
+) -> State[None]:
     """Build the missing pieces of an artifact that no other process has locked, and return the final state.
 
     Args:
         artifact: Id of the artifact.
         request: Parameters of the parent run, which `open_request` takes.
+        is_wanted_elsewhere: See `RunPieces`.
     """
 
     def work() -> State[None]:
         # Remembered digests are safe for all sources, because the artifact's id fixes its inputs.
         chosen, run, sources = open_request(**request, remembered=KINDS)
         with run.store.in_use():
-            RunPieces(artifact, chosen, run).walk(chain_of(chosen), sources)
+            RunPieces(artifact, chosen, run, is_wanted_elsewhere).walk(chain_of(chosen), sources)
         return Completed(message=artifact)
 
     return final_state(work)

@@ -244,21 +244,23 @@ def gpus() -> list[str]:
 
 def _run(environment: Mapping[str, str], *arguments: str) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-    done = subprocess.run(command, cwd=HOME, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
-    if done.returncode != 0:
-        raise SevilaError(f"`prefect {' '.join(arguments)}` failed: {done.stdout}{done.stderr}")
+    completed = subprocess.run(
+        command, cwd=HOME, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
+    if completed.returncode != 0:
+        raise SevilaError(f"`prefect {' '.join(arguments)}` failed: {completed.stdout}{completed.stderr}")
 
 
-def _wait(processes: Mapping[str, subprocess.Popen[bytes]], what: str, is_up: Callable[[], bool]) -> None:
+def _wait(processes: Mapping[str, subprocess.Popen[bytes]], subject: str, is_up: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         stopped = [name for name, process in processes.items() if process.poll() is not None]
         if stopped:
-            raise SevilaError(f"{', '.join(stopped)} exited while {what} started; see the end of {LOG}")
+            raise SevilaError(f"{', '.join(stopped)} exited while {subject} started; see the end of {LOG}")
         if is_up():
             return
         time.sleep(POLL_SECONDS)
-    raise SevilaError(f"{what} did not become healthy within {PATIENCE_SECONDS:g} s")
+    raise SevilaError(f"{subject} did not become healthy within {PATIENCE_SECONDS:g} s")
 
 
 def _online(client: SyncPrefectClient, since: datetime) -> set[str]:

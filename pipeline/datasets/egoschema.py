@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.adapter import About, SplitFile, find_files
-from pipeline.datasets.options import of_letter, options_of
-from pipeline.datasets.parquet_file import read_annotation_table
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.rows import Row, Rows, collect_split
-from pipeline.datasets.text_file import read_json_object
-from pipeline.datasets.values import option_index, text, video_name
+from pipeline.datasets.readers.options import of_letter, options_of
+from pipeline.datasets.readers.parquet_file import read_annotation_table
+from pipeline.datasets.readers.rows import Row, Rows, collect_split
+from pipeline.datasets.readers.text_file import read_json_object
+from pipeline.datasets.readers.values import option_index, text, video_name
 
 name = "egoschema"
 about = About(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Rejected, Video
-from pipeline.datasets.rows import Row, Rows, collect_split, question_of_clip, read_csv, read_jsonl
+from pipeline.datasets.readers.rows import Row, Rows, collect_split, question_of_clip, read_csv, read_jsonl
 
 name = "how2qa"
 about = About(

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.adapter import About, SplitFile, find_files
-from pipeline.datasets.options import options_of
-from pipeline.datasets.parquet_file import read_annotation_table
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.rows import Row, collect_split
-from pipeline.datasets.values import option_index, optional_seconds, text, video_name
+from pipeline.datasets.readers.options import options_of
+from pipeline.datasets.readers.parquet_file import read_annotation_table
+from pipeline.datasets.readers.rows import Row, collect_split
+from pipeline.datasets.readers.values import option_index, optional_seconds, text, video_name
 
 name = "longvideobench"
 about = About(

@@ -4,11 +4,11 @@ from itertools import chain
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
-from pipeline.datasets.options import of_letter, of_text, options_of, without_options
-from pipeline.datasets.parquet_file import read_annotation_table
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.rows import Row, Rows, collect_split
-from pipeline.datasets.values import text, video_name
+from pipeline.datasets.readers.options import of_letter, of_text, options_of, without_options
+from pipeline.datasets.readers.parquet_file import read_annotation_table
+from pipeline.datasets.readers.rows import Row, Rows, collect_split
+from pipeline.datasets.readers.values import text, video_name
 
 name = "mlvu"
 N_QUESTIONS = {  # by the stem of the owners' file, which is also the name of its videos' folder

@@ -6,9 +6,9 @@ from pathlib import Path
 from cache.errors import SchemaError
 from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.rows import Row, collect_split, read_csv
-from pipeline.datasets.text_file import read_json_object
-from pipeline.datasets.values import exact_text, option_index, text, video_name
+from pipeline.datasets.readers.rows import Row, collect_split, read_csv
+from pipeline.datasets.readers.text_file import read_json_object
+from pipeline.datasets.readers.values import exact_text, option_index, text, video_name
 
 name = "nextqa"
 about = About(

@@ -8,8 +8,8 @@ from pathlib import Path
 from cache.errors import MissingSourceError
 from pipeline.datasets.adapter import About, refuse_non_files
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.rows import Row, collect, read_jsonl
-from pipeline.datasets.values import BadRow, optional_seconds, text, video_name
+from pipeline.datasets.readers.rows import Row, collect, read_jsonl
+from pipeline.datasets.readers.values import BadRow, optional_seconds, text, video_name
 
 name = "open_questions"
 about = About(

@@ -15,8 +15,8 @@ from typing import Any
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About, refuse_non_files
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.rows import Row, Rows, collect, read_csv, read_jsonl
-from pipeline.datasets.values import BadRow, moments, optional_seconds, text, video_name
+from pipeline.datasets.readers.rows import Row, Rows, collect, read_csv, read_jsonl
+from pipeline.datasets.readers.values import BadRow, moments, optional_seconds, text, video_name
 from pipeline.option_letters import OPTION_LETTERS
 
 name = "plain"

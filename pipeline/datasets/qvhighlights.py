@@ -7,8 +7,17 @@ from typing import Any
 
 from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Moment, Question, Video
-from pipeline.datasets.rows import Row, collect_split, read_jsonl
-from pipeline.datasets.values import CLIP_SECONDS, BadRow, exact_text, json_text, moments, seconds, text, video_name
+from pipeline.datasets.readers.rows import Row, collect_split, read_jsonl
+from pipeline.datasets.readers.values import (
+    CLIP_SECONDS,
+    BadRow,
+    exact_text,
+    json_text,
+    moments,
+    seconds,
+    text,
+    video_name,
+)
 
 name = "qvhighlights"
 about = About(

@@ -33,7 +33,7 @@ def read_split(adapter: Adapter, path: Path, split: str) -> Annotations:
     except (SevilaError, OSError):
         raise
     except Exception as error:
-        if adapter.name in ADAPTERS.ours():
+        if adapter.name in ADAPTERS.built_in_entries():
             raise
         raise SevilaError(f"data set {adapter.name!r} cannot read {path}: {failure(error)}") from error
 

@@ -11,8 +11,8 @@ from typing import Any
 from pipeline.datasets import nextqa, star, tvqa, vlep
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
 from pipeline.datasets.question import NEXT_EVENT_QUESTION, Annotations, Question, Video
-from pipeline.datasets.rows import Row, collect_split, read_json_list
-from pipeline.datasets.values import BadRow, clip, exact_text, moments, option_index, text, video_name
+from pipeline.datasets.readers.rows import Row, collect_split, read_json_list
+from pipeline.datasets.readers.values import BadRow, clip, exact_text, moments, option_index, text, video_name
 
 name = "sevila_json"
 about = About(

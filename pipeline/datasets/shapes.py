@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.rows import Row, collect_split, read_jsonl
-from pipeline.datasets.values import moments, option_index, text, video_name
+from pipeline.datasets.readers.rows import Row, collect_split, read_jsonl
+from pipeline.datasets.readers.values import moments, option_index, text, video_name
 
 name = "shapes"
 about = About(

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
-from pipeline.datasets.options import of_text
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.rows import Row, collect_split, read_json_list
-from pipeline.datasets.values import BadRow, clip, exact_text, text, video_name
+from pipeline.datasets.readers.options import of_text
+from pipeline.datasets.readers.rows import Row, collect_split, read_json_list
+from pipeline.datasets.readers.values import BadRow, clip, exact_text, text, video_name
 
 name = "star"
 about = About(

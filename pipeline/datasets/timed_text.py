@@ -16,9 +16,9 @@ from pathlib import Path
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About
 from pipeline.datasets.question import Annotations, Moment, Question, Rejected, Video
-from pipeline.datasets.subtitles import TIMED_TEXT, Cue, parsed_cue, video_without_language, written_cues
-from pipeline.datasets.text_file import read_text
-from pipeline.datasets.values import BadRow
+from pipeline.datasets.readers.subtitles import TIMED_TEXT, Cue, parsed_cue, video_without_language, written_cues
+from pipeline.datasets.readers.text_file import read_text
+from pipeline.datasets.readers.values import BadRow
 
 
 def _name_says(file_name: str) -> list[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.rows import Row, collect_split, question_of_clip, read_jsonl
-from pipeline.datasets.values import text
+from pipeline.datasets.readers.rows import Row, collect_split, question_of_clip, read_jsonl
+from pipeline.datasets.readers.values import text
 
 name = "tvqa"
 about = About(

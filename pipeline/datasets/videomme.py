@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, SplitFile, find_files
-from pipeline.datasets.options import of_letter, options_of
-from pipeline.datasets.parquet_file import read_annotation_table
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.rows import Row, collect_split
-from pipeline.datasets.values import text, video_name
+from pipeline.datasets.readers.options import of_letter, options_of
+from pipeline.datasets.readers.parquet_file import read_annotation_table
+from pipeline.datasets.readers.rows import Row, collect_split
+from pipeline.datasets.readers.values import text, video_name
 
 name = "videomme"
 about = About(

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import NEXT_EVENT_QUESTION, Annotations, Question, Video
-from pipeline.datasets.rows import Row, collect_split, read_jsonl
+from pipeline.datasets.readers.rows import Row, collect_split, read_jsonl
+from pipeline.datasets.readers.values import BadRow, clip, exact_text, option_index, text, video_name
 from pipeline.datasets.tvqa import clip_paths
-from pipeline.datasets.values import BadRow, clip, exact_text, option_index, text, video_name
 
 name = "vlep"
 about = About(

@@ -30,10 +30,10 @@ def as_one(step: Step, name: str, reads: Sequence[Any], work: Callable[[Step], R
     """
     if isinstance(step, BranchingStep):
         return step.as_one(name, reads, work)
-    return done(work(step))
+    return finished_future(work(step))
 
 
-def done(result: Result) -> Future[Result]:
+def finished_future(result: Result) -> Future[Result]:
     """Return a finished future."""
     future: Future[Result] = Future()
     future.set_result(result)
@@ -62,7 +62,7 @@ class Branches:
             n_at_once = self._n_at_once()
         self.raise_failed()
         if n_at_once <= 1:
-            return done(work(lambda: None))
+            return finished_future(work(lambda: None))
         future: Future[Result] = Future()
         has_begun = Event()
 

@@ -18,57 +18,59 @@ from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.files import disk_errors, refuse_links, remove_whole
 from cache.pool_reader import arrays_digest
 from cache.printable import counted
+from cache.rebuilding import aside, retire, set_aside
 from cache.record import Record
-from cache.remaking import aside, retire, set_aside
 from cache.store import Store
 from pipeline.engine.hardware import hardware_facts, reset_peaks
 from pipeline.engine.output import Output, ShardedOutput
 from pipeline.engine.progress import step_name
 from pipeline.engine.read_inputs import ReadInputs
-from pipeline.engine.stage import Artifact, Config, RunContext, Stage
+from pipeline.engine.stage import Artifact, Config, Plan, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "decord", "av", "h5py", "pyarrow")
 
 
-Make = Callable[
-    [Stage, Config, RunContext, Sequence[Any]], Artifact
-]  # `build`, or a function that dispatches pieces first
+# `build`, or a function that dispatches pieces first.
+Make = Callable[[Stage, Config, RunContext, Sequence[Any]], Artifact]
 TRIES = 3  # attempts at an artifact whose inputs are replaced while they are read
-Piece = int | None  # the number of a shard; None: an artifact without shards, or all missing shards of one
 
 
-def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> list[Piece]:
-    """Store the plan of an artifact's shards, and return its missing pieces, for `build_piece`.
+def count_missing(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> int:
+    """Store the plan of an artifact's shards, and return how many are missing; 0 or 1 for an artifact without shards.
 
     Once none is missing, `build` only publishes the artifact. Raises the errors of `build`.
     """
     id = _identity(stage, cfg, inputs)
     if _is_finished(run.store, id):
-        return []
+        return 0
     read = _begin(stage, run, inputs, id)
     if stage.plan is None:
-        return [None]
+        return 1
     with read.checked():
-        return [*_sharded(stage, cfg, run, inputs, read).unfinished()]
+        return len(_sharded(stage, cfg, run, inputs, read).unfinished())
 
 
-def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], piece: Piece) -> None:
-    """Build one piece of an artifact, unless it exists or another process has its lock. Raises the errors of `build`."""
+def build_missing(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> None:
+    """Build the shards of an artifact that are missing, or the artifact if it has none, except what others have locked.
+
+    Raises the errors of `build`.
+    """
     from filelock import Timeout  # here, as read-only commands need no locks
 
     id = _identity(stage, cfg, inputs)
     if stage.plan is not None:
         with disk_errors(run.store.partial(id)):
-            # Backwards, because the process that is helped starts at the first shard.
-            missing = pieces(stage, cfg, run, inputs)[::-1] if piece is None else [piece]
-            if missing and not _is_finished(run.store, id):
-                read = _begin(stage, run, inputs, id)
-                reset_peaks(run)
-                out = _sharded(stage, cfg, run, inputs, read, [number for number in missing if number is not None])
-                with read.checked():
-                    stage.function(cfg, run, *inputs, out=out)
+            if _is_finished(run.store, id):
+                return
+            read = _begin(stage, run, inputs, id)
+            with read.checked():
+                # Backwards, because the process that is helped starts at the first shard.
+                missing = _sharded(stage, cfg, run, inputs, read).unfinished()[::-1]
+                if missing:
+                    reset_peaks(run)
+                    stage.function(cfg, run, *inputs, out=_sharded(stage, cfg, run, inputs, read, missing))
         return
     try:
         run.store.lock(f"{id}/build").acquire(timeout=0).lock.release()
@@ -143,11 +145,16 @@ def _sharded(
     read: ReadInputs,
     only: Sequence[int] | None = None,
 ) -> ShardedOutput:
-    assert stage.plan is not None
-    arguments = {"cfg": cfg, "run": run, **dict(zip(stage.inputs, inputs, strict=True))}
-    plan = partial(stage.plan, **{name: arguments[name] for name in inspect.signature(stage.plan).parameters})
+    plan = planned(stage, cfg, run, inputs)
     hardware = partial(hardware_facts, stage.gpu, run)
     return ShardedOutput(run.store, read.artifact, stage, plan, only, hardware, read)
+
+
+def planned(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Callable[[], Plan]:
+    """Return a function that plans the shards of an artifact."""
+    assert stage.plan is not None
+    arguments = {"cfg": cfg, "run": run, **dict(zip(stage.inputs, inputs, strict=True))}
+    return partial(stage.plan, **{name: arguments[name] for name in inspect.signature(stage.plan).parameters})
 
 
 def _begin(stage: Stage, run: RunContext, inputs: Sequence[Any], id: str) -> ReadInputs:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from cache.errors import MissingSourceError
+from pipeline.engine.ahead import ahead_of
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from pipeline.engine.steps import Step
@@ -36,15 +37,15 @@ class Deferred:
 
     def __init__(self, recipe: Recipe, run: RunContext, step: Step, evaluated: Changes) -> None:
         # Artifacts that replace those of steps, by stage and setting.
-        self.given: dict[tuple[str, str], Artifact] = {}
-        self._recipe, self._store, self._step, self._evaluated = recipe, run.store, step, evaluated
+        self.replacements: dict[tuple[str, str], Artifact] = {}
+        self._recipe, self._run, self._step, self._evaluated = recipe, run, step, evaluated
         self._steps: dict[int, DeferredStep] = {}  # by the handle that the step returned
         self._stale: dict[str, str] = {}  # cache: why an artifact is stale, by id
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return a handle of the artifact of this step."""
-        if (stage.name, setting) in self.given:
-            return self.given[stage.name, setting]
+        if (stage.name, setting) in self.replacements:
+            return self.replacements[stage.name, setting]
         if not setting.endswith(OF_TRAINING):
             changes |= self._evaluated.get(stage.name, {})
         cfg = self._recipe.config(stage, **changes)
@@ -56,7 +57,7 @@ class Deferred:
         if stage.plan_needs_rows and id is not None and (is_here or not problem):
             artifact: Artifact = make()
         else:
-            artifact = stage.output(self._store, id, "" if is_here else problem)
+            artifact = stage.output(self._run.store, id, "" if is_here else problem)
         self._steps[id_of(artifact)] = DeferredStep(stage, cfg, inputs, artifact, setting, make)
         return artifact
 
@@ -76,7 +77,7 @@ class Deferred:
         """Return the steps that an artifact depends on, and its own last; `only_left`: only those not in the store."""
         steps: dict[int, DeferredStep] = {}
         self._collect(artifact, only_left, steps)
-        return list(steps.values())
+        return [step for step in self.steps if id_of(step.artifact) in steps]
 
     def missing(self, artifact: Artifact) -> list[Any]:
         """Return the missing sources that building the artifact needs."""
@@ -95,13 +96,16 @@ class Deferred:
         missing = self.missing(artifact)
         if missing:
             raise MissingSourceError("; ".join(value.problem for value in missing))
-        for step in self.needed(artifact, only_left=True):
-            step.make()
+        steps = self.needed(artifact, only_left=True)
+        for n_begun, step in enumerate(steps, 1):
+            later = ((each.stage, each.config, each.inputs) for each in steps[n_begun:])
+            with ahead_of(step.artifact, step.stage.draft(step.config, step.inputs), later, self._run):
+                step.make()
             step.artifact.problem = ""
         self._stale.clear()
 
     def _is_here(self, id: str | None) -> bool:
-        return id is not None and self._store.exists(id) and not self._store.why_stale(id, self._stale)
+        return id is not None and self._run.store.exists(id) and not self._run.store.why_stale(id, self._stale)
 
     def _collect(self, artifact: Artifact, only_left: bool, into: dict[int, DeferredStep]) -> None:
         step = self._steps.get(id_of(artifact))

@@ -62,8 +62,7 @@ class DryRun:
         id = stage.artifact_id(cfg, inputs)
         self.sources |= {value.id: value for value in inputs if value is not None and not isinstance(value, Artifact)}
         if id is not None:
-            ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
-            self.records[id] = Record(id, stage.name, stage.version, stage.output.kind, config, ids)
+            self.records[id] = stage.draft(cfg, inputs)
         status, why = self._status(stage, id, inputs)
         self.steps.append(PlannedStep(stage.name, id, status, why, setting_of(changes, setting)))
         if stage.plan_needs_rows and status == "build":

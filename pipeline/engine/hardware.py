@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from pipeline.batching import tokens_suiting
 from pipeline.engine.stage import RunContext
+from pipeline.loaded_models import free_gpu_memory
 from pipeline.memory import peak_memory_bytes, reset_peak_memory
 
 MAX_BATCH_TOKENS = 1 << 19  # larger batches made no model here faster on an H100
@@ -62,14 +62,6 @@ def reset_peaks(run: RunContext) -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(run.torch_device())
-
-
-def free_gpu_memory() -> None:
-    """Free the GPU memory held by unreachable reference cycles and by torch's cache, for other processes."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        gc.collect()
-        torch.cuda.empty_cache()
 
 
 def merged_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -188,8 +188,8 @@ class ShardedOutput(Output):
                         # In this order: if the note is gone, the last process has published meanwhile, and then it exists.
                         if not self._is_done(number, shards[number]) and not self._store.is_current(self._id):
                             self.read.check()  # else one that has read former content would make what others have made
-                            items = shards[number]
-                            shard = Shard(self.folder, self.stage, number, items, settings, place, len(wanted))
+                            shard = Shard(self.folder, self.stage, number, shards[number], settings, place, len(wanted))
+                            shard.pool_space = self.pool_space
                             self._do(shard, work, len(shards))
                 except Timeout:
                     log.info("%s: shard %d is being made by another process", self.stage.name, number + 1)

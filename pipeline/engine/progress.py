@@ -64,36 +64,38 @@ def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = No
     """Yield the items of a shard, and show how many are done."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    done, prefix = 0, _shard_prefix(shard)
+    n_done, prefix = 0, _shard_prefix(shard)
     # Without the step's number, which is in the log line above the bar, to fit into one line.
     name = f"{shard.stage.name}, {prefix}".rstrip(", ")
-    with _course(shard.stage.name, desc=name, unit=unit, total=total) as course:
+    with _loop_progress(shard.stage.name, desc=name, unit=unit, total=total) as progress:
 
         def words() -> str:
-            return f"{prefix}{done} of {total or '?'} {unit}s, {done / course.seconds():.2g} a second"
+            return f"{prefix}{n_done} of {total or '?'} {unit}s, {n_done / progress.seconds():.2g} a second"
 
         for item in items:
-            course.at((shard.place + done / (total or done + 1)) / shard.of, words)
+            progress.at((shard.place + n_done / (total or n_done + 1)) / shard.of, words)
             yield item
-            done += 1
-            course.draw(done)
-        course.at((shard.place + 1) / shard.of, words)
+            n_done += 1
+            progress.draw(n_done)
+        progress.at((shard.place + 1) / shard.of, words)
 
 
 @contextmanager
 def count_bar(description: str, total: int, unit: Literal["B", "video", "frame"]) -> Iterator[Callable[[int], object]]:
     """Yield a function that adds to the number of bytes, videos or frames read, and shows it."""
-    done = 0
-    with _course(description, unit=unit, unit_scale=unit == "B", total=total, delay=1, dynamic_ncols=False) as course:
+    n_done = 0
+    with _loop_progress(
+        description, unit=unit, unit_scale=unit == "B", total=total, delay=1, dynamic_ncols=False
+    ) as progress:
 
         def words() -> str:
-            return f"{done / 1e9:.1f} of {total / 1e9:.1f} GB" if unit == "B" else f"{done} of {total} {unit}s"
+            return f"{n_done / 1e9:.1f} of {total / 1e9:.1f} GB" if unit == "B" else f"{n_done} of {total} {unit}s"
 
         def add(more: int) -> None:
-            nonlocal done
-            done += more
-            course.draw(done)
-            course.at(done / max(total, 1), words)
+            nonlocal n_done
+            n_done += more
+            progress.draw(n_done)
+            progress.at(n_done / max(total, 1), words)
 
         yield add
 
@@ -101,55 +103,55 @@ def count_bar(description: str, total: int, unit: Literal["B", "video", "frame"]
 class FrameProgress:
     """Progress over the frames of a shard, without frames that were already stored, which would distort the estimate."""
 
-    def __init__(self, shard: Shard, total: int, course: _Course) -> None:
-        self._course, self._shard = course, shard
+    def __init__(self, shard: Shard, total: int, progress: _LoopProgress) -> None:
+        self._loop_progress, self._shard = progress, shard
         self._all, self._total, self._done = total, total, 0
 
     def add(self, n_frames: int, n_held: int) -> None:
         """Add `n_frames` done; `n_held` is the number of frames known so far to have been stored before."""
         self._done, self._total = self._done + n_frames, max(self._all - n_held, self._done + n_frames)
-        self._course.draw(self._done, total=self._total)
-        self._course.at((self._shard.place + self._done / max(self._total, 1)) / self._shard.of, self._words)
+        self._loop_progress.draw(self._done, total=self._total)
+        self._loop_progress.at((self._shard.place + self._done / max(self._total, 1)) / self._shard.of, self._words)
 
     def end(self) -> None:
         """Show that the shard is done."""
-        self._course.at((self._shard.place + 1) / self._shard.of, self._words)
+        self._loop_progress.at((self._shard.place + 1) / self._shard.of, self._words)
 
     def _words(self) -> str:
-        a_second = self._done / self._course.seconds()
-        left = timedelta(seconds=round((self._total - self._done) / a_second)) if a_second else "?"
-        return f"{_shard_prefix(self._shard)}{self._done} of {self._total} frames, {a_second:.2g} a second, {left} left"
+        a_second = self._done / self._loop_progress.seconds()
+        remaining = timedelta(seconds=round((self._total - self._done) / a_second)) if a_second else "?"
+        return f"{_shard_prefix(self._shard)}{self._done} of {self._total} frames, {a_second:.2g} a second, {remaining} left"
 
 
 @contextmanager
 def frame_progress(shard: Shard, total: int) -> Iterator[FrameProgress]:
     """Yield a `FrameProgress`, which shows how many frames of a shard are done, and the remaining time."""
-    with _course(shard.stage.name, unit="frame", total=total) as course:
-        progress = FrameProgress(shard, total, course)
-        yield progress
-        progress.end()
+    with _loop_progress(shard.stage.name, unit="frame", total=total) as progress:
+        frames = FrameProgress(shard, total, progress)
+        yield frames
+        frames.end()
 
 
 @contextmanager
-def steps_bar(description: str, total: int, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+def steps_bar(description: str, total: int, n_done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """Yield a function that shows a training's progress; call it with (steps done, figures of the last step)."""
-    with _course(description, unit="step", total=total, initial=done) as course:
+    with _loop_progress(description, unit="step", total=total, initial=n_done) as progress:
 
         def show(step: int, figures: dict[str, float]) -> None:
-            course.draw(step, _in_words(figures))
-            course.at(step / max(total, 1), lambda: f"step {step} of {total}: {_in_words(figures)}")
+            progress.draw(step, _in_words(figures))
+            progress.at(step / max(total, 1), lambda: f"step {step} of {total}: {_in_words(figures)}")
 
         yield show
 
 
 @contextmanager
-def _course(what: str, **of_bar: Any) -> Iterator[_Course]:
+def _loop_progress(title: str, **of_bar: Any) -> Iterator[_LoopProgress]:
     """Yield a `_Course`, to which a loop reports its progress."""
-    if _is_for_eyes():
-        with _bar(**{"desc": what, "dynamic_ncols": True} | of_bar) as bar:
-            yield _Course(what, bar)
+    if _draws_bars():
+        with _bar(**{"desc": title, "dynamic_ncols": True} | of_bar) as bar:
+            yield _LoopProgress(title, bar)
     else:
-        yield _Course(what, None)
+        yield _LoopProgress(title, None)
 
 
 def _bar(**options: Any) -> FittingBar:
@@ -162,11 +164,11 @@ def _shard_prefix(shard: Shard) -> str:
     return f"shard {shard.place + 1} of {shard.of}, " if shard.of > 1 else ""
 
 
-class _Course:
+class _LoopProgress:
     """Progress of a loop, shown as a bar, or as log lines and, more often, calls of `Show`."""
 
-    def __init__(self, what: str, bar: FittingBar | None) -> None:
-        self._what, self._bar = what, bar
+    def __init__(self, title: str, bar: FittingBar | None) -> None:
+        self._title, self._bar = title, bar
         self._show = _show.get()
         self._waiting = Waiting()
         self._started = self._last_line = self._last_show = time.monotonic()
@@ -174,12 +176,12 @@ class _Course:
     def seconds(self) -> float:
         return max(time.monotonic() - self._started, 1e-3)
 
-    def draw(self, done: int, words: str = "", total: int | None = None) -> None:
+    def draw(self, n_done: int, words: str = "", total: int | None = None) -> None:
         """Update the bar, if there is one, to `done` units, with `words` behind it."""
         if self._bar is not None:
             self._bar.total = total or self._bar.total
             self._bar.set_postfix_str(", ".join(filter(None, [self._waiting_words(), words])), refresh=False)
-            self._bar.update(done - self._bar.n)
+            self._bar.update(n_done - self._bar.n)
 
     def _waiting_words(self) -> str:
         return self._waiting.words(self.seconds)
@@ -196,11 +198,11 @@ class _Course:
             self._last_line = now
             text = self._text(share, words)
             # A child process only logs; the parent receives the record, and shows its progress.
-            extra = {"progress": (self._what, 100 * share, text)}
-            log.info("%s: %s", step_name(self._what), text, extra=extra)
+            extra = {"progress": (self._title, 100 * share, text)}
+            log.info("%s: %s", step_name(self._title), text, extra=extra)
         if self._show is not None and (share >= 1 or now - self._last_show > SHOW_EVERY_SECONDS):
             self._last_show = now
-            self._show(self._what, 100 * share, self._text(share, words))
+            self._show(self._title, 100 * share, self._text(share, words))
 
     def _text(self, share: float, words: Callable[[], str]) -> str:
         return ", ".join(filter(None, [words(), self._waiting_words(), self._left(share)]))
@@ -213,7 +215,7 @@ class _Course:
         return f"about {duration(seconds / share - seconds)} left"
 
 
-def _is_for_eyes() -> bool:
+def _draws_bars() -> bool:
     """Return whether to draw bars: only in the main process, in a terminal, at log level INFO, and without `Show`."""
     return _show.get() is None and not _is_child() and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
 
@@ -235,24 +237,24 @@ class LinesBesideBars(logging.Handler):
         """Print a record."""
         try:
             progress = getattr(record, "progress", None)
-            if progress is not None and _is_for_eyes():
+            if progress is not None and _draws_bars():
                 self._draw(*progress)
             else:
                 print_line(self._style(self.format(record), record.levelno))
         except Exception:
             self.handleError(record)
 
-    def _draw(self, what: str, percent: float, text: str) -> None:
-        if what not in self._bars:
-            self._bars[what] = _bar(
-                desc=what, total=100, dynamic_ncols=True, bar_format="{desc}: {percentage:3.0f}%{postfix}"
+    def _draw(self, title: str, percent: float, text: str) -> None:
+        if title not in self._bars:
+            self._bars[title] = _bar(
+                desc=title, total=100, dynamic_ncols=True, bar_format="{desc}: {percentage:3.0f}%{postfix}"
             )
-        bar = self._bars[what]
+        bar = self._bars[title]
         bar.set_postfix_str(text, refresh=False)
         bar.n = percent
         bar.refresh()
         if percent >= 100:
-            self._bars.pop(what).close()
+            self._bars.pop(title).close()
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from cache.printable import counted
 from pipeline.checkpoint_files import checkpoint_files, refuse_downloads_gone_wrong
 from pipeline.datasets.adapter import files_of
 from pipeline.datasets.question import Question, Video
+from pipeline.datasets.readers.score_files import files_of_scores
+from pipeline.datasets.readers.subtitles import subtitle_files
 from pipeline.datasets.registry import adapter_named
-from pipeline.datasets.score_files import files_of_scores
-from pipeline.datasets.subtitles import subtitle_files
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.places import KINDS, PlaceLookup, ServerPlace
 from pipeline.engine.progress import LOG_EVERY_SECONDS

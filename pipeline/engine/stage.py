@@ -17,8 +17,6 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from cache.errors import CorruptArtifactError, SevilaError, StoreError, repair_hint
-from cache.pool_listing import PARTS
-from cache.pool_reader import PoolReader
 from cache.record import RECORD, Record, artifact_id
 from cache.store import Store
 from cache.tables import Schema, read_columns, read_rows, read_stored
@@ -196,24 +194,6 @@ class Artifact:
         return sorted(file for file in self.record.files if file.startswith(starts) and file.endswith(suffix))
 
 
-class PooledArtifact(Artifact):
-    """An artifact whose arrays lie in the store's pool; its table `parts` says where."""
-
-    _reader: PoolReader | None = None
-
-    def open(self) -> PoolReader:
-        """Return a reader of the stored arrays by video id; the table is read once."""
-        if self._reader is None:
-            columns = self.columns("parts", *PARTS.columns)
-            self._reader = PoolReader(self.store, self.record.pool, columns)
-        return self._reader.another()
-
-    def forget(self) -> None:
-        """Also read again where the arrays lie."""
-        super().forget()
-        self._reader = None
-
-
 class Plan(NamedTuple):
     """How an artifact is cut into shards: the items of each, and settings, such as a batch size, that decide bytes."""
 
@@ -235,6 +215,7 @@ class Stage(Generic[Produced]):
         gpu: runs a model, so that one wants it on a machine with a GPU.
         plan_needs_rows: the identity of what comes after depends on its rows, so that a plan makes it, in a store of its own.
         later_inputs: those that came after the first artifacts were made: left out of identities where they are None.
+        begins_on: the input on whose finished shards the stage can begin (pipeline/engine/ahead.py); empty: on none.
     """
 
     name: str
@@ -248,6 +229,7 @@ class Stage(Generic[Produced]):
     gpu: bool = False
     plan_needs_rows: bool = False
     later_inputs: tuple[str, ...] = ()
+    begins_on: str = ""
 
     @property
     def summary(self) -> str:
@@ -259,6 +241,12 @@ class Stage(Generic[Produced]):
         if any(value is not None and value.id is None for value in inputs):
             return None
         return artifact_id(self.name, self.version, cfg.model_dump(mode="python"), self.input_ids(inputs))
+
+    def draft(self, cfg: Config, inputs: Sequence[Input | None]) -> Record:
+        """Return a record with what is known before the artifact is made; its id must be known."""
+        id, config = self.artifact_id(cfg, inputs), cfg.model_dump(mode="json")
+        assert id is not None, f"{self.name}: an input is not known"
+        return Record(id, self.name, self.version, self.output.kind, config, self.input_ids(inputs))
 
     def input_ids(self, inputs: Sequence[Input | None]) -> dict[str, str | None]:
         """Return the identity of each input by its name; None for one that is left out."""
@@ -277,6 +265,7 @@ def stage(
     gpu: bool = False,
     plan_needs_rows: bool = False,
     later_inputs: tuple[str, ...] = (),
+    begins_on: str = "",
 ) -> Callable[[Callable[..., None]], Stage[Produced]]:
     """Declare a stage. Raise `version` by hand when the meaning of the code changes: every id below it changes then."""
 
@@ -293,8 +282,8 @@ def stage(
             raise SevilaError(f"{name}: the type of cfg is not given as a class derived from Config")
         needed = set(inspect.signature(plan).parameters) if plan else set()
         assert needed <= set(names[:-1]), f"{name}: a plan takes of what its stage takes: cfg, run, inputs..."
-        assert set(later_inputs) <= set(inputs), f"{name}: {later_inputs} are not all inputs"
-        more = (plan, resumes, gpu, plan_needs_rows, later_inputs)
+        assert {*later_inputs, begins_on} <= {*inputs, ""}, f"{name}: {later_inputs}, {begins_on!r} are not all inputs"
+        more = (plan, resumes, gpu, plan_needs_rows, later_inputs, begins_on)
         return Stage(name, version, output, config, inputs, function, *more)
 
     return declare

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import count
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
+from cache.record import Record
 from cache.store import Store
-from pipeline.engine.build import TRIES, Make, build, build_piece, rebuild
-from pipeline.engine.progress import at_step, quiet
+from pipeline.engine.ahead import SHARD_POLL_SECONDS, LookAhead, StepAhead, ahead_of, in_a_thread, look_ahead
+from pipeline.engine.build import TRIES, Make, build, build_missing, rebuild
+from pipeline.engine.progress import at_step
 from pipeline.engine.recipe import Recipe
-from pipeline.engine.sources import AnnotationFiles, Sources, VideoFiles
+from pipeline.engine.rehearsal import rehearsed
+from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, Config, Produced, RunContext, Stage
-from pipeline.engine.weights import Weights
 
 log = logging.getLogger("sevila")
+
+# Seconds without another finished shard after which a worker no longer waits for an unfinished input: if others want the worker,
+# and in any case (whoever makes it may be dead).
+PATIENT_SECONDS, GIVE_UP_SECONDS = 30.0, 900.0
 
 
 class Step(Protocol):
@@ -53,8 +60,9 @@ class Run:
         pin: PinStep,
         make: Make = build,
         chain: Callable[..., Any] | None = None,
+        look_ahead: LookAhead = in_a_thread,
     ) -> None:
-        """Args: `chain` is the chain that this runs, to count its steps."""
+        """Args: `chain` is the chain that this runs, to count its steps, and to begin on the next one with `look_ahead`."""
         self._done: list[_DoneStep | Run] = []
         self._before: tuple[_DoneStep, ...] = ()  # steps before this branch
         self._recipe = recipe
@@ -62,6 +70,7 @@ class Run:
         self._pin = pin
         self._make = make
         self._chain = chain
+        self._look_ahead = look_ahead
         self._total = 0
         self._numbers = count(1)
 
@@ -96,7 +105,7 @@ class Run:
         """Return the artifact of this step, as `Step` does."""
         cfg, label = self._recipe.config(stage, **changes), setting_of(changes, setting)
         self._pin(stage.artifact_id(cfg, inputs), stage.name, label)
-        with at_step(next(self._numbers), self._count(), label):
+        with at_step(next(self._numbers), self._count(), label), self._ahead_of(stage, cfg, inputs):
             artifact = self._make_step(stage, cfg, inputs)
         self._done.append(_DoneStep(stage, cfg, inputs, artifact, label))
         return artifact
@@ -105,8 +114,18 @@ class Run:
         """Return the number of the chain's steps; 0 until questions are listed, on which it depends."""
         last = self._done[-1] if self._done else None
         if self._chain is not None and isinstance(last, _DoneStep) and last.stage.plan_needs_rows:
-            self._total = _count_steps(self._recipe, self._run.store, self._chain, self.artifacts)
+            self._total = len(rehearsed(self._recipe, self._run.store, self._chain, self.artifacts))
         return self._total
+
+    def _ahead_of(self, stage: Stage, cfg: Config, inputs: Sequence[Any]) -> AbstractContextManager[None]:
+        """Return a context in which a later step begins on finished shards of this one, if the chain has such a step."""
+        store, id = self._run.store, stage.artifact_id(cfg, inputs)
+        if self._chain is None or stage.plan is None or stage.gpu or id is None or store.is_current(id):
+            return nullcontext()
+        awaited = stage.output(store, id)
+        steps = rehearsed(self._recipe, store, self._chain, [*self.artifacts, awaited])
+        later = ((step.stage, step.config, step.inputs) for step in steps)
+        return ahead_of(awaited, stage.draft(cfg, inputs), later, self._run, self._look_ahead)
 
     def _make_step(self, stage: Stage, cfg: Config, inputs: Sequence[Any]) -> Artifact:
         for n_retries_left in range(TRIES - 1, -1, -1):
@@ -124,45 +143,6 @@ class Run:
 def setting_of(changes: Mapping[str, Any], setting: str = "") -> str:
     """Return the name of a step's setting: `setting` if not empty, else the changes, as `method='uniform', k=4`."""
     return setting or ", ".join(f"{key}={value!r}" for key, value in changes.items())
-
-
-NOT_YET = "is only counted"
-
-
-class _NoSources:
-    """`Sources` without content, for counting steps without reading anything."""
-
-    def annotations(self, *named: Any) -> AnnotationFiles:
-        return AnnotationFiles(None, NOT_YET)
-
-    def videos(self, name: str, questions: Any) -> VideoFiles:
-        return VideoFiles(None, NOT_YET)
-
-    def scores(self, name: str) -> AnnotationFiles:
-        return AnnotationFiles(None, NOT_YET)
-
-    def weights(self, name: str, *files: Any) -> Weights:
-        return Weights(None, NOT_YET)
-
-    def check(self, *names: Any) -> None:
-        return None
-
-
-def _count_steps(recipe: Recipe, store: Store, chain: Callable[..., Any], done: Sequence[Artifact]) -> int:
-    """Return the number of a chain's steps, given the artifacts of the first ones (`done`); 0 if unknown."""
-    n_steps, replayed = 0, iter(done)
-
-    def counted(stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        nonlocal n_steps
-        n_steps += 1
-        return next(replayed, None) or stage.output(store, None, NOT_YET)
-
-    with quiet(logging.CRITICAL):  # the chain logs the same messages when it runs
-        try:
-            chain(recipe, counted, cast(Sources, _NoSources()))
-        except Exception:  # the count is only shown as progress, and must not fail the run
-            return 0
-    return n_steps
 
 
 class _Reached(Exception):
@@ -238,10 +218,15 @@ class RunOnly:
 class RunPieces:
     """Builds the missing pieces of one artifact of a chain that no other process has locked, and nothing else."""
 
-    def __init__(self, artifact: str, recipe: Recipe, run: RunContext) -> None:
+    def __init__(
+        self, artifact: str, recipe: Recipe, run: RunContext, is_wanted_elsewhere: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Args: `is_wanted_elsewhere` returns whether others wait for this process, which then waits for no input."""
         self._artifact = artifact
         self._recipe = recipe
         self._run = run
+        self._is_wanted_elsewhere = is_wanted_elsewhere
+        self._drafts: dict[str, Record] = {}  # of the steps before the artifact, by id
 
     def walk(self, chain: Callable[..., Any], sources: Sources) -> None:
         """Run through a chain up to the artifact, and build its pieces.
@@ -263,9 +248,29 @@ class RunPieces:
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)
         if id == self._artifact:
-            build_piece(stage, cfg, self._run, inputs, None)
+            published = self._published(stage, cfg, inputs)
+            if published is not None:
+                build_missing(stage, cfg, self._run, published)
             raise _Reached
+        if id is not None:
+            self._drafts[id] = stage.draft(cfg, inputs)
         return stored(stage, id, inputs, self._run.store)
+
+    def _published(self, stage: Stage, cfg: Config, inputs: Sequence[Any]) -> Sequence[Any] | None:
+        """Return the inputs once all are published, after working on finished shards; None if that takes too long."""
+        awaited = inputs[stage.inputs.index(stage.begins_on)] if stage.begins_on else None
+        if awaited is None or not awaited.problem or awaited.id not in self._drafts:
+            return inputs
+        step, last_shard = StepAhead(stage, cfg, inputs, self._drafts[awaited.id]), time.monotonic()
+        for n_shards in look_ahead(step, self._run):
+            if self._run.store.is_current(awaited.id):
+                return step.reading(type(awaited)(self._run.store, awaited.id)).inputs
+            last_shard = time.monotonic() if n_shards else last_shard
+            idle_seconds = time.monotonic() - last_shard
+            if idle_seconds > GIVE_UP_SECONDS or (idle_seconds > PATIENT_SECONDS and self._is_wanted_elsewhere()):
+                return None
+            time.sleep(SHARD_POLL_SECONDS)
+        return None
 
 
 def stored(stage: Stage, id: str | None, inputs: Sequence[Any], store: Store) -> Artifact:

@@ -38,17 +38,17 @@ def toml_files(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def read_named(what: str, name: str, known: Mapping[str, Path]) -> tuple[Path, dict[str, Any]]:
-    """Return path and content of a file, given the name of one in `known`, or a path; `what` describes it in messages.
+def read_named(noun: str, name: str, known: Mapping[str, Path]) -> tuple[Path, dict[str, Any]]:
+    """Return path and content of a file, given the name of one in `known`, or a path; `noun` describes it in messages.
 
     Raises:
         RecipeError: there is no such file, or it is not TOML.
     """
     path, names = known.get(name, Path(name)), ", ".join(known)
     if kind := kind_of(path):
-        raise RecipeError(f"{path}: it is {kind}, a {what} is a file or a name; names: {names}")
+        raise RecipeError(f"{path}: it is {kind}, a {noun} is a file or a name; names: {names}")
     if not path.is_file():
-        raise RecipeError(f"no {what} {name!r}: neither a file nor one of {names}{did_you_mean(name, known)}")
+        raise RecipeError(f"no {noun} {name!r}: neither a file nor one of {names}{did_you_mean(name, known)}")
     try:
         return path, read_toml(path)
     except ValueError as error:

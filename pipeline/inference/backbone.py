@@ -12,7 +12,7 @@ from cache.errors import MissingSourceError
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, RunContext
 from pipeline.engine.weights import Weights
-from pipeline.inference.resident import give_back_language, resident
+from pipeline.inference.resident import resident
 
 if TYPE_CHECKING:
     from pipeline.models.config import ModelConfig
@@ -83,41 +83,40 @@ class Backbone(ImportedModel):
         import torch
 
         from pipeline.models.checkpoint import load_vision_encoder
-        from pipeline.models.config import read_blip2_config
 
         def load() -> VisionEncoder:
             with self.folder(run) as folder:
-                config = read_blip2_config(folder)
-                give_back_language()
-                return load_vision_encoder(config, folder, getattr(torch, precision), run.torch_device())
+                return load_vision_encoder(self.sizes(folder), folder, getattr(torch, precision), run.torch_device())
 
         return resident(self, "vision", precision, run, load)
 
     def language(self, run: RunContext, precision: str) -> Language:
         """Return the frozen language model and its tokenizer on the run's device. Raises as `load_language_in`."""
-        from pipeline.models.config import read_blip2_config
         from pipeline.models.eight_bits import load_language_in
 
         def load() -> Language:
             with self.folder(run) as folder:
-                return load_language_in(precision, read_blip2_config(folder), folder, run.torch_device())
+                return load_language_in(precision, self.sizes(folder), folder, run.torch_device())
 
         return resident(self, "language", precision, run, load)
 
     def verbalizer(self, run: RunContext) -> Verbalizer:
         """Return the tokenizer."""
         from pipeline.models.checkpoint import load_verbalizer
-        from pipeline.models.config import read_blip2_config
 
         with self.folder(run) as folder:
-            return load_verbalizer(read_blip2_config(folder), folder)
+            return load_verbalizer(self.sizes(folder), folder)
 
     def config(self, run: RunContext) -> ModelConfig:
         """Return the sizes of the model."""
+        with self.folder(run) as folder:
+            return self.sizes(folder)
+
+    def sizes(self, folder: Path) -> ModelConfig:
+        """Return the sizes of the model in a folder."""
         from pipeline.models.config import read_blip2_config
 
-        with self.folder(run) as folder:
-            return read_blip2_config(folder)
+        return read_blip2_config(folder)
 
 
 class StoredBackbone(Backbone):

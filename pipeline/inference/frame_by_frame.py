@@ -12,8 +12,9 @@ from pipeline.batching import cut, runs_of, token_batches
 from pipeline.datasets.question import Question
 from pipeline.engine.hardware import tokens_at_once
 from pipeline.engine.output import Shard
+from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.progress import track
-from pipeline.engine.stage import Artifact, Plan, PooledArtifact, RunContext
+from pipeline.engine.stage import Artifact, Plan, RunContext
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.streams import behind
 from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, SeesFrames, VideoFeatures, Windows

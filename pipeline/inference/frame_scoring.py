@@ -15,14 +15,14 @@ from pipeline.inference.visual_windows import VideoFeatures
 def score_shards(
     out: ShardedOutput,
     videos: Sequence[VideoFeatures],
-    asked: Mapping[str, Sequence[Question]],
+    by_video: Mapping[str, Sequence[Question]],
     scorer: str,
     score: Callable[[Shard, list[VideoFeatures]], Mapping[str, np.ndarray]],
 ) -> None:
     """Write the table `frame_scores`, shard by shard.
 
     Args:
-        asked: the questions of each video.
+        by_video: the questions of each video.
         scorer: the scorer's name in messages.
         score: returns the table's columns for the readable videos of a shard that have questions, at least one.
 
@@ -31,7 +31,7 @@ def score_shards(
     """
 
     def work(shard: Shard) -> None:
-        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and asked[videos[item].video_id]]
+        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and by_video[videos[item].video_id]]
         if not ok:  # without loading a model
             return shard.write_rows("frame_scores", [])
         columns = score(shard, ok)
@@ -39,5 +39,5 @@ def score_shards(
         shard.write_columns("frame_scores", columns)
 
     out.each_shard(work)
-    n_asked = sum(len(asked[video.video_id]) for video in videos if video.status == "ok")
+    n_asked = sum(len(by_video[video.video_id]) for video in videos if video.status == "ok")
     out.refuse_all(SCORES, n_asked, f"{scorer} gave no question finite scores; {BROKEN}")

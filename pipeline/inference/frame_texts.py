@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.datasets.question import Question
-from pipeline.datasets.subtitles import NO_CUES, Cues
+from pipeline.datasets.readers.subtitles import NO_CUES, Cues
 from pipeline.video.frames import Clips
 
 

@@ -12,7 +12,6 @@ from pipeline.inference.visual_prompt_weights import VisualPromptWeights
 
 if TYPE_CHECKING:
     from pipeline.models.answerer import Answerer
-    from pipeline.models.language import Language
     from pipeline.models.localizer import Localizer
 
 Model = TypeVar("Model")
@@ -30,28 +29,15 @@ class OnDemand(Generic[Model]):
         return self._load()
 
 
-def load_localizer(
-    run: RunContext, backbone: Backbone, weights: VisualPromptWeights, precision: str, saving_memory: bool = False
-) -> Localizer:
-    """Return the Localizer on the run's device, its language model frozen and in evaluation mode.
-
-    Args:
-        saving_memory: recompute the language model's blocks in a training's backward pass.
-    """
+def load_localizer(run: RunContext, backbone: Backbone, weights: VisualPromptWeights, precision: str) -> Localizer:
+    """Return the Localizer on the run's device, frozen and in evaluation mode."""
     from pipeline.models.localizer import Localizer
 
-    return Localizer(weights.load(run, backbone, precision), _language(run, backbone, precision, saving_memory))
+    return Localizer(weights.load(run, backbone, precision), backbone.language(run, precision))
 
 
-def load_answerer(
-    run: RunContext, backbone: Backbone, weights: VisualPromptWeights, precision: str, saving_memory: bool = False
-) -> Answerer:
-    """Return the Answerer; arguments as for `load_localizer`."""
+def load_answerer(run: RunContext, backbone: Backbone, weights: VisualPromptWeights, precision: str) -> Answerer:
+    """Return the Answerer on the run's device, frozen and in evaluation mode."""
     from pipeline.models.answerer import Answerer
 
-    return Answerer(weights.load(run, backbone, precision), _language(run, backbone, precision, saving_memory))
-
-
-def _language(run: RunContext, backbone: Backbone, precision: str, saving_memory: bool) -> Language:
-    language = backbone.language(run, precision)
-    return language.saving_memory() if saving_memory else language
+    return Answerer(weights.load(run, backbone, precision), backbone.language(run, precision))

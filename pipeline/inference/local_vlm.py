@@ -11,7 +11,6 @@ import numpy as np
 
 from pipeline.datasets.question import Question
 from pipeline.inference.not_finite import ANSWERS
-from pipeline.inference.resident import give_back_language
 from pipeline.inference.written_answers import REFUSED_PROMPT, TOO_LONG, WrittenAnswer, named_option, written_prompt
 from pipeline.option_letters import OPTION_LETTERS
 from pipeline.reasons import Reason
@@ -35,7 +34,6 @@ class LocalVlm:
 
     @cached_property
     def _model(self) -> ImageTextModel:
-        give_back_language()
         return self._load()
 
     def ask(self, question: Question, pictures: Sequence[Path]) -> Callable[[], WrittenAnswer]:

@@ -15,8 +15,9 @@ from pydantic import Field
 
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard
+from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.progress import track
-from pipeline.engine.stage import PooledArtifact, RunContext
+from pipeline.engine.stage import RunContext
 from pipeline.inference.frame_by_frame import Asker, FrameValues
 from pipeline.inference.visual_windows import VideoFeatures, queries_of
 from pipeline.memory import Halving

@@ -1,85 +1,35 @@
-"""Frozen models that stay loaded between the steps of a chain, or between questions."""
+"""Frozen models by the digests of their files, shared by the steps of a chain."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from functools import cache, wraps
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
 
-from pipeline.engine.hardware import free_gpu_memory
 from pipeline.engine.stage import Artifact, RunContext
+from pipeline.engine.weights import Weights
+from pipeline.loaded_models import kept_model
 
 log = logging.getLogger("sevila")
 
 Model = TypeVar("Model")
-Result = TypeVar("Result")
-Parameters = ParamSpec("Parameters")
 
 
-@dataclass
-class Models:
-    """Loaded models by part, precision, device and the digests of their files.
+def resident(
+    weights: Artifact | Weights, part: str, precision: str, run: RunContext, load: Callable[[], Model]
+) -> Model:
+    """Return a kept model of the same part, weights, precision and device, else the result of `load`, kept if models are kept.
 
-    Attributes:
-        in_turn: keep a single language model only, and drop it before another model is loaded, as memory is limited.
+    It is shared: it must not be changed, nor trained.
     """
-
-    in_turn: bool = False
-    loaded: dict[tuple[str, ...], Any] = field(default_factory=dict)
-
-
-_models: ContextVar[Models | None] = ContextVar("models", default=None)
-
-
-@contextmanager
-def keeping_models(models: Models) -> Iterator[None]:
-    """Keep the models loaded within the block in `models`, and reuse those in it; they must not be trained."""
-    token = _models.set(models)
-    try:
-        yield
-    finally:
-        _models.reset(token)
-
-
-def keeping_language(chain: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Decorate a chain so that its steps share one language model, the largest part, which is never trained."""
-
-    @wraps(chain)
-    def walk(*args: Parameters.args, **options: Parameters.kwargs) -> Result:
-        if _models.get() is not None:
-            return chain(*args, **options)
-        with keeping_models(Models(in_turn=True)):
-            return chain(*args, **options)
-
-    return walk
-
-
-def give_back_language() -> None:
-    """Release a chain's language model to free memory for other models or processes."""
-    models = _models.get()
-    if models is not None and models.in_turn and models.loaded:
-        models.loaded.clear()
-        free_gpu_memory()
-
-
-def resident(weights: Artifact, part: str, precision: str, run: RunContext, load: Callable[[], Model]) -> Model:
-    """Return a kept model of the same part, weights, precision and device, else the result of `load`, kept if models are kept."""
     if precision != "float32" and run.torch_device() == "cpu":
         warn_of_slow(precision)
-    models = _models.get()
-    if models is None or (models.in_turn and part != "language"):
-        return load()
-    digests = sorted(file["sha256"] for file in weights.record.files.values())
-    key = (part, precision, run.torch_device(), *digests)
-    if key not in models.loaded:
-        give_back_language()
-        models.loaded[key] = load()
-    model: Model = models.loaded[key]
-    return model
+    if isinstance(weights, Weights):
+        digests = sorted(weights.files.values())
+    else:
+        digests = sorted(file["sha256"] for file in weights.record.files.values())
+    return kept_model((part, precision, run.torch_device(), *digests), load)
 
 
 @cache  # once per process

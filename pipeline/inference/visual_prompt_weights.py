@@ -51,17 +51,24 @@ class VisualPromptWeights(Artifact):
         return str(self.record.files[FILE]["sha256"])
 
     def load(self, run: RunContext, backbone: Backbone, precision: str) -> VisualPrompt:
-        """Return the module on the run's device, with matrix products in `precision`, or bfloat16 if that has 8 bits."""
+        """Return the frozen module on the run's device, with matrix products in `precision`, or bfloat16 if that has 8 bits."""
+        return resident(
+            self,
+            "visual prompt",
+            precision,
+            run,
+            lambda: self.load_to_train(run, backbone, precision).requires_grad_(False),
+        )
+
+    def load_to_train(self, run: RunContext, backbone: Backbone, precision: str) -> VisualPrompt:
+        """Return a module as `load` does that is shared with no other step, and whose parameters require a gradient."""
         import torch
 
         from pipeline.models.checkpoint import load_saved_visual_prompt
 
-        def load() -> VisualPrompt:
-            prompt = load_saved_visual_prompt(backbone.config(run), self.checked_file(FILE), run.torch_device())
-            prompt.compute_dtype = getattr(torch, activations(precision))
-            return prompt
-
-        return resident(self, "visual prompt", precision, run, load)
+        prompt = load_saved_visual_prompt(backbone.config(run), self.checked_file(FILE), run.torch_device())
+        prompt.compute_dtype = getattr(torch, activations(precision))
+        return prompt
 
 
 class InitWeights(Config):

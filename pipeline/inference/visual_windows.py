@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from cache.errors import SevilaError
-from pipeline.engine.stage import Artifact, PooledArtifact
+from pipeline.engine.pooled import PooledArtifact
+from pipeline.engine.stage import Artifact
 from pipeline.engine.waiting import model_input
 from pipeline.inference.streams import read_ahead
 from pipeline.memory import Halving

@@ -97,6 +97,16 @@ class AccuracyRow:
     wilson_high_percent: float | None  # likewise
     unanswered_percent: float | None  # n_unanswered of n_questions
 
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95 % bootstrap interval, or Wilson's if there are too few videos for it; None if there is neither."""
+        for low, high in (
+            (self.bootstrap_low_percent, self.bootstrap_high_percent),
+            (self.wilson_low_percent, self.wilson_high_percent),
+        ):
+            if low is not None and high is not None:
+                return low, high
+        return None
+
 
 @dataclass(frozen=True)
 class Subset:

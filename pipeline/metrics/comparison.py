@@ -52,6 +52,16 @@ def mcnemar_p_value(n_only_a: int, n_only_b: int) -> float:
     return float(binomtest(n_only_a, n, 0.5).pvalue) if n else 1.0
 
 
+def holm(p_values: Sequence[float | None]) -> list[float]:
+    """Return the p values after Holm's correction for their number, in the same order; None (no test) counts as 1."""
+    values = [1.0 if value is None else value for value in p_values]
+    corrected, highest = [0.0] * len(values), 0.0
+    for rank, number in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[number]))
+        corrected[number] = highest
+    return corrected
+
+
 def power(row: PairedRow, points: float) -> float:
     """Return the probability, 0 to 1, that McNemar's test detects a true difference of `points` percentage points.
 

@@ -55,9 +55,9 @@ def coverage(questions: Iterable[tuple[str, str]]) -> tuple[list[CoverageRow], l
 
 def format_coverage(rows: Sequence[CoverageRow]) -> str:
     """Return one line: "coverage: 24 of 30 questions (80.0 %), 8 of 10 videos; 3 questions empty (10.0 %), ..."."""
-    asked = rows[0]
+    asked_row = rows[0]
     n_questions, n_videos = sum(row.n_questions for row in rows), sum(row.n_videos for row in rows)
-    line = f"coverage: {asked.n_questions:,} of {counted(n_questions, 'questions')} ({asked.questions_percent:.1f} %)"
-    line += f", {asked.n_videos:,} of {counted(n_videos, 'videos')}"
+    line = f"coverage: {asked_row.n_questions:,} of {counted(n_questions, 'questions')} ({asked_row.questions_percent:.1f} %)"
+    line += f", {asked_row.n_videos:,} of {counted(n_videos, 'videos')}"
     lost = [f"{row.n_questions:,} {printable(row.reason)} ({row.questions_percent:.1f} %)" for row in rows[1:]]
     return line + (f"; questions not asked: {', '.join(lost)}" if lost else "")

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cache.errors import CheckpointError
+from pipeline.loaded_models import make_room
 from pipeline.models import keys
 from pipeline.models.config import ModelConfig
 from pipeline.models.language import Language
@@ -215,6 +216,7 @@ def fill(
     readers = open_checkpoint(path)
     shapes = {own: parameter.shape for own, parameter in module.state_dict().items() if own not in copies}
     sources = tensor_sources(path, part, table, readers, list(shapes), copies)
+    make_room(sum(shape.numel() for shape in shapes.values()) * dtype.itemsize, str(device))
     state: dict[str, Tensor] = {}
     misshapen: list[str] = []
     for own, shape in shapes.items():

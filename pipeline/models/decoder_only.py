@@ -63,6 +63,7 @@ class DecoderOnlyLanguage(Language):
     def saving_memory(self) -> Language:
         """Return a view of the model that recomputes its blocks in the backward pass."""
         saving = copy.copy(self)
+        saving.viewed = self
         saving.stack = recomputing(self.stack, "layers")
         return saving
 

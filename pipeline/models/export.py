@@ -66,16 +66,16 @@ def write_blip2(source: Path, state: Mapping[str, Tensor], folder: Path) -> None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: exists already; expected a new or an empty folder")
     readers = open_checkpoint(source)
-    ours = {keys.hugging_face_name(own): tensor.contiguous() for own, tensor in state.items()}
-    replaced = [name for name in readers if name in ours]
-    if len(replaced) != len(ours):
-        missing = sorted(ours.keys() - set(replaced))
+    own_tensors = {keys.hugging_face_name(own): tensor.contiguous() for own, tensor in state.items()}
+    replaced = [name for name in readers if name in own_tensors]
+    if len(replaced) != len(own_tensors):
+        missing = sorted(own_tensors.keys() - set(replaced))
         raise CheckpointError(
             f"{source}: lacks {missing[0]} and {len(missing) - 1} other tensors; expected a BLIP-2 of this size"
         )
     folder.mkdir(parents=True, exist_ok=True)
     names: list[list[str]] = []
-    for number, shard in enumerate(_shards(readers, ours), start=1):
+    for number, shard in enumerate(_shards(readers, own_tensors), start=1):
         write_atomically(folder / f"shard-{number}.safetensors", save(shard, metadata={"format": "pt"}))
         names.append(list(shard))
     _write_index(folder, names)
@@ -88,11 +88,11 @@ def write_blip2(source: Path, state: Mapping[str, Tensor], folder: Path) -> None
     write_atomically(folder / "config.json", json.dumps(config, indent=2, sort_keys=True).encode() + b"\n")
 
 
-def _shards(readers: TensorReaders, ours: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+def _shards(readers: TensorReaders, own_tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Yield all tensors in shards of at most `SHARD_BYTES`, cloned, as safetensors refuses tensors that share memory."""
     shard: dict[str, Tensor] = {}
     for name in sorted(readers):
-        tensor = ours[name] if name in ours else readers[name]().clone().contiguous()
+        tensor = own_tensors[name] if name in own_tensors else readers[name]().clone().contiguous()
         if shard and sum(other.nbytes for other in shard.values()) + tensor.nbytes > SHARD_BYTES:
             yield shard
             shard = {}

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from cache.errors import CheckpointError
+from pipeline.loaded_models import make_room
 
 # Tokens of a letter at the start of a reply or after a space, in byte-level and SentencePiece vocabularies.
 PIECES = ("{}", "\u0120{}", "\u2581{}")
@@ -36,6 +37,7 @@ class ImageTextModel:
             CheckpointError: the folder has no image-text-to-text model of the installed transformers, or no chat template.
         """
         self.device = device
+        make_room(sum(path.stat().st_size for path in folder.glob("*.safetensors")), device)
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             self._processor = _processor(folder, config)

@@ -37,10 +37,12 @@ class Language(ABC):
     Attributes:
         start_id: the decoder's first token in every row.
         reading_blocks: the blocks that process the input, which is nearly all of the arithmetic.
+        viewed: of a view, the model itself, which is in use as long as the view is.
     """
 
     start_id: int
     reading_blocks: nn.ModuleList
+    viewed: Language | None = None
 
     def __init__(self, model: Any, verbalizer: Verbalizer) -> None:
         """Freeze `model`, disable dropout, and convert `lm_head` to float32.

@@ -76,8 +76,8 @@ def _declared(module: ModuleType) -> dict[str, LanguageKind]:
 def _problem(value: Any, name: str) -> str:
     if isinstance(value, LanguageKind) and value.name == name:
         return ""
-    what = f"LanguageKind {value.name!r}" if isinstance(value, LanguageKind) else type(value).__name__
-    return f"a {what}; expected a LanguageKind of that name"
+    actual = f"LanguageKind {value.name!r}" if isinstance(value, LanguageKind) else type(value).__name__
+    return f"a {actual}; expected a LanguageKind of that name"
 
 
 LANGUAGES = Registry(

@@ -96,6 +96,7 @@ class T5Language(Language):
     def saving_memory(self) -> Language:
         """Return a view of the model that recomputes the blocks of both stacks in the backward pass."""
         saving = copy.copy(self)
+        saving.viewed = self
         saving.encoder = recomputing(self.model.encoder, "block")
         saving.decoder = recomputing(self.model.decoder, "block")
         return saving

@@ -74,7 +74,7 @@ class SplitArtifacts(NamedTuple):
         return self.questions, keyframes, self.features, self.backbone
 
 
-class Released(NamedTuple):
+class InitialModels(NamedTuple):
     """The models before training; None for one that the chain does not use."""
 
     backbone: Any = None  # a Backbone

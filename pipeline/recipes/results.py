@@ -68,7 +68,7 @@ class Choice:
 UNTRAINED, PRETRAINED = Choice("untrained"), Choice("pretrained")
 
 
-class Picked(NamedTuple):
+class ChosenKeyframes(NamedTuple):
     """The keyframes of a choice, and the scores that selected them, if any."""
 
     scores: Artifact | None
@@ -146,7 +146,7 @@ class Setting:
 class TrainedWeights:
     """Weights trained by the chain, and a description of them."""
 
-    what: str
+    title: str
     weights: Artifact
 
 
@@ -175,9 +175,9 @@ class Results:
     labels: list[RoundLabels] = field(default_factory=list)
     _parts: list[TrainedWeights | Future[EvaluatedRow]] = field(default_factory=list)
 
-    def trained(self, what: str, weights: Artifact) -> None:
-        """Add trained weights, described by `what`."""
-        self._parts.append(TrainedWeights(what, weights))
+    def trained(self, title: str, weights: Artifact) -> None:
+        """Add trained weights, described by `title`."""
+        self._parts.append(TrainedWeights(title, weights))
 
     def refined(self, choice: Choice, labels: RoundLabels, weights: Artifact) -> None:
         """Add a round of self-refinement."""

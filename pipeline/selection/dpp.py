@@ -49,7 +49,7 @@ def dpp(scores: Floats, vectors: Floats, k: int, options: DppOptions) -> Positio
         residual -= cholesky[row] ** 2
         residual[best] = 0
         chosen.append(best)
-    rest = np.delete(np.arange(n), chosen)
+    remaining = np.delete(np.arange(n), chosen)
     if len(chosen) < min(k, n):
-        chosen += rest[top_k_positions(scores[rest], k - len(chosen))].tolist()
+        chosen += remaining[top_k_positions(scores[remaining], k - len(chosen))].tolist()
     return np.sort(np.array(chosen, np.int64))

@@ -38,6 +38,6 @@ def peaks(scores: Floats, k: int, options: PeaksOptions) -> Positions:
     around = around[(around >= 0) & (around < n)]
     chosen = around[np.sort(np.unique(around, return_index=True)[1])][:k]
     if len(chosen) < k:
-        rest = np.delete(np.arange(n), chosen)
-        chosen = np.r_[chosen, rest[top_k_positions(scores[rest], k - len(chosen))]]
+        remaining = np.delete(np.arange(n), chosen)
+        chosen = np.r_[chosen, remaining[top_k_positions(scores[remaining], k - len(chosen))]]
     return np.sort(chosen)

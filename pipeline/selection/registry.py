@@ -30,8 +30,8 @@ def _declared(module: ModuleType) -> dict[str, Selector]:
 def _problem(value: Any, name: str) -> str:
     if isinstance(value, Selector) and value.name == name:
         return ""
-    got = f"selector {value.name!r}" if isinstance(value, Selector) else type(value).__name__
-    return f"a {got}; expected a function of that name, declared by sevila.extending.selector"
+    actual = f"selector {value.name!r}" if isinstance(value, Selector) else type(value).__name__
+    return f"a {actual}; expected a function of that name, declared by sevila.extending.selector"
 
 
 SELECTORS = Registry("selector", "sevila.selectors", partial(in_folder, pipeline.selection, _declared), _problem)

@@ -26,7 +26,7 @@ NOTHING = -1  # shape of an empty picture, which has only the background
 
 
 @dataclass(frozen=True)
-class Things:
+class DrawnObjects:
     """The things in each of N pictures; all arrays [N]."""
 
     colour: np.ndarray  # index into COLOURS, or GREY
@@ -37,7 +37,7 @@ class Things:
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """The appearance of pictures, independent of their content: background, light and noise."""
 
     background: np.ndarray  # [N, 3] brightness of the background's three channels, 0 to 1
@@ -47,7 +47,7 @@ class Look:
     spots: np.ndarray  # [N] strength of a coarse random pattern behind the things
 
 
-def draw(things: Things, look: Look, size: int, rng: np.random.Generator) -> np.ndarray:
+def draw(things: DrawnObjects, look: Appearance, size: int, rng: np.random.Generator) -> np.ndarray:
     """Return pictures [N, S, S, 3] uint8."""
     n = len(things.shape)
     grid = (np.arange(size, dtype=np.float32) + 0.5) / size

@@ -40,9 +40,9 @@ def train_reading(language: Language, seed: int, steps: int, batch: int, show: S
     model = language.model.requires_grad_(True)
     writer, noise = Writer(language.verbalizer, seed), torch.Generator().manual_seed(seed)
     biases = [parameter for name, parameter in model.named_parameters() if "relative_attention_bias" in name]
-    rest = [parameter for name, parameter in model.named_parameters() if "relative_attention_bias" not in name]
-    parameters = [*rest, *biases]
-    groups = [{"params": rest, "lr": LEARNING_RATE}, {"params": biases, "lr": BIAS_LEARNING_RATE}]
+    others = [parameter for name, parameter in model.named_parameters() if "relative_attention_bias" not in name]
+    parameters = [*others, *biases]
+    groups = [{"params": others, "lr": LEARNING_RATE}, {"params": biases, "lr": BIAS_LEARNING_RATE}]
 
     def backward(step: int) -> float:
         if step < steps * SINGLE_SHARE:

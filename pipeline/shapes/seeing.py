@@ -16,7 +16,7 @@ from transformers import Blip2ForConditionalGeneration
 
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.models.vision import pixels
-from pipeline.shapes.drawing import COLOURS, NOTHING, PAINTS, SHAPES, Look, Things, draw
+from pipeline.shapes.drawing import COLOURS, NOTHING, PAINTS, SHAPES, Appearance, DrawnObjects, draw
 from pipeline.shapes.model import IMAGE_SIZE, WIDTH
 from pipeline.shapes.optimising import ShowStep, optimise
 from pipeline.shapes.tokenizer import EMPTY, PLACES, SEEN, UNCOLOURED
@@ -38,7 +38,7 @@ class Images(NamedTuple):
     words: np.ndarray
 
 
-def images(n: int, look: Look, rng: np.random.Generator) -> Images:
+def images(n: int, look: Appearance, rng: np.random.Generator) -> Images:
     """Return n images of random things at random places."""
     shape, colour = rng.integers(len(SHAPES), size=n), rng.integers(len(PAINTS), size=n)
     empty = rng.random(n) < EMPTY_SHARE
@@ -47,12 +47,12 @@ def images(n: int, look: Look, rng: np.random.Generator) -> Images:
     places = np.array([place(*position) for position in zip(x, y, strict=True)])
     words = np.stack([colour * len(SHAPES) + shape, colour, shape, places], axis=1)
     words[empty] = [len(names) - 1 for names in WORDS]
-    return Images(draw(Things(colour, shape, x, y, rng.uniform(0.2, 0.26, n)), look, IMAGE_SIZE, rng), words)
+    return Images(draw(DrawnObjects(colour, shape, x, y, rng.uniform(0.2, 0.26, n)), look, IMAGE_SIZE, rng), words)
 
 
-def varied_look(n: int, rng: np.random.Generator) -> Look:
+def varied_look(n: int, rng: np.random.Generator) -> Appearance:
     """Return the looks of the ViT's training images: uneven and noisy, but in nearly white light."""
-    return Look(
+    return Appearance(
         background=rng.uniform(0.05, 0.35, (n, 1)) + rng.uniform(0, 0.1, (n, 3)),
         slope=rng.uniform(-0.2, 0.2, (n, 2)),
         tint=rng.uniform(0.9, 1.0, (n, 3)),
@@ -61,7 +61,7 @@ def varied_look(n: int, rng: np.random.Generator) -> Look:
     )
 
 
-def lit_look(n: int, rng: np.random.Generator) -> Look:
+def lit_look(n: int, rng: np.random.Generator) -> Appearance:
     """Return the looks of the Q-Former's training images: clean, some with a tint between white and the videos' light."""
     way = rng.uniform(0, MAX_TINT, (n, 1)) * (rng.random((n, 1)) < TINTED_SHARE)
     return replace(clean_look(n, rng), tint=1 - way * (1 - np.array(CAST)))

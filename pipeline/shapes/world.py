@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.shapes.drawing import COLOURS, GREY, NOTHING, SHAPES, Look, Things
+from pipeline.shapes.drawing import COLOURS, GREY, NOTHING, SHAPES, Appearance, DrawnObjects
 
 SIZE = 64
 EVENTS = 5
@@ -153,7 +153,7 @@ def _asked(
     return WorldQuestion(kind, question, options, options.index(right), [event.moment for event in shown])
 
 
-def things_of(events: list[Event], rng: np.random.Generator, pace: Pace = SHORT) -> Things:
+def things_of(events: list[Event], rng: np.random.Generator, pace: Pace = SHORT) -> DrawnObjects:
     """Return the thing in each frame of a video."""
     n = pace.frames
     colour, shape = np.zeros(n, dtype=int), np.full(n, NOTHING)
@@ -168,12 +168,12 @@ def things_of(events: list[Event], rng: np.random.Generator, pace: Pace = SHORT)
         x[frames] = start[0] + dx * along
         y[frames] = start[1] + dy * along
         radius[frames] = rng.uniform(0.2, 0.25)
-    return Things(colour, shape, x, y, radius)
+    return DrawnObjects(colour, shape, x, y, radius)
 
 
-def clean_look(n: int, rng: np.random.Generator) -> Look:
+def clean_look(n: int, rng: np.random.Generator) -> Appearance:
     """Return the look of the single images that the Q-Former is trained on: plain dark backgrounds, white light."""
-    return Look(
+    return Appearance(
         background=np.repeat(rng.uniform(0.05, 0.25, (n, 1)), 3, axis=1),
         slope=np.zeros((n, 2)),
         tint=np.ones((n, 3)),
@@ -182,11 +182,11 @@ def clean_look(n: int, rng: np.random.Generator) -> Look:
     )
 
 
-def video_look(n: int, rng: np.random.Generator) -> Look:
+def video_look(n: int, rng: np.random.Generator) -> Appearance:
     """Return the look of one video's n frames: tinted, uneven, noisy; unlike the backbone's images."""
     background = rng.uniform(0.1, 0.35, 3) + rng.uniform(0, 0.1)
     tint = np.array(CAST) * rng.uniform(0.9, 1.0, 3)
-    return Look(
+    return Appearance(
         background=np.repeat(background[None], n, axis=0),
         slope=np.repeat(rng.uniform(-0.2, 0.2, (1, 2)), n, axis=0),
         tint=np.repeat(tint[None], n, axis=0),

@@ -77,9 +77,9 @@ class Writer:
         random = self._random
         events = self._events()
         kind = random.choice(TYPES)
-        asked = random.randrange(EVENTS - 1) if kind == "after" else random.randrange(EVENTS)
-        question, right, wrong = self._ask(kind, events, asked)
-        shown = [asked, asked + 1] if kind == "after" else [asked]
+        event_number = random.randrange(EVENTS - 1) if kind == "after" else random.randrange(EVENTS)
+        question, right, wrong = self._ask(kind, events, event_number)
+        shown = [event_number, event_number + 1] if kind == "after" else [event_number]
         options = self._options(right, wrong)
         if random.random() < UNSEEN_SHARE:
             right, frames = UNSEEN, self._other_frames(events, shown, kind, n_frames)
@@ -99,14 +99,14 @@ class Writer:
         random = self._random
         events = self._events()
         kind = random.choice((*TYPES, "statement"))
-        asked = random.randrange(EVENTS - 1) if kind == "after" else random.randrange(EVENTS)
-        shown = [asked, asked + 1] if kind == "after" else [asked]
+        event_number = random.randrange(EVENTS - 1) if kind == "after" else random.randrange(EVENTS)
+        shown = [event_number, event_number + 1] if kind == "after" else [event_number]
         if kind == "statement":
-            event = events[asked]
+            event = events[event_number]
             segments = [f"Question: {statement(event.thing, event.motion)}", "Option A: yes. Option B: no."]
             decoys = self._near_misses(event)
         else:
-            question, right, wrong = self._ask(kind, events, asked)
+            question, right, wrong = self._ask(kind, events, event_number)
             options = self._options(right, wrong)
             segments = [f"Question: {question}", f"Options: ({options[0]}", *options[1:], ")"]
             decoys = []
@@ -144,9 +144,9 @@ class Writer:
             _WrittenEvent(event.colour, shape, event.motion, event.start),
         ]
 
-    def _ask(self, kind: str, events: list[_WrittenEvent], asked: int) -> tuple[str, str, list[str]]:
+    def _ask(self, kind: str, events: list[_WrittenEvent], event_number: int) -> tuple[str, str, list[str]]:
         """Return a question, its correct answer, and wrong ones, which are true of other events or drawn at random."""
-        event = events[asked]
+        event = events[event_number]
         others = [other for other in events if other is not event]
         if self._random.random() < EASY_SHARE:
             others = self._others(event)
@@ -156,7 +156,7 @@ class Writer:
             return f"What shape is the {event.colour} thing?", event.shape, [other.shape for other in others]
         if kind == "motion":
             return f"Where does the {event.thing} go?", event.motion, [name for name in MOTIONS if name != event.motion]
-        after = events[asked + 1]
+        after = events[event_number + 1]
         wrong = [f"a {other.thing}" for other in others if other.thing != after.thing]
         return f"What comes after the {event.thing}?", f"a {after.thing}", wrong
 

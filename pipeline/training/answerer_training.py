@@ -12,9 +12,9 @@ from pydantic import Field
 
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Output
-from pipeline.engine.stage import PooledArtifact, RunContext
+from pipeline.engine.pooled import PooledArtifact
+from pipeline.engine.stage import RunContext
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.load_models import load_answerer
 from pipeline.inference.not_finite import not_finite_figure
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
 from pipeline.models.prompts import AnsweringPrompt, answering_text, frame_prefixes
@@ -26,6 +26,7 @@ from pipeline.training.prompt_training import (
     MicroBatchRow,
     micro_batches,
     refuse_no_samples,
+    trained_parts,
     visual_tokens,
 )
 from pipeline.training.task import MicroBatch, TrainingConfig
@@ -118,7 +119,9 @@ class AnswererTask:
         alone: bool = False,
     ) -> None:
         """Args: `alone`: make each frame of a question a row of its own."""
-        self.answerer = load_answerer(run, backbone, weights, cfg.precision, cfg.gradient_checkpointing)
+        from pipeline.models.answerer import Answerer
+
+        self.answerer = Answerer(*trained_parts(cfg, run, backbone, weights))
         self.module = self.answerer.prompt
         self.n_samples = len(split.train)
         self._questions = [*split.train, *split.held_out]

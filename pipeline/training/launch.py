@@ -98,12 +98,12 @@ class _Child:
         """Start it; `level` is its log level, None for that of this process."""
         if level is None:
             level = logging.getLogger("sevila").getEffectiveLevel()
-        self._connection, theirs = context.Pipe()
+        self._connection, child_connection = context.Pipe()
         logs, self._listener = _receive_logs(context)
-        arguments = (theirs, logs, dict(environment), level)
+        arguments = (child_connection, logs, dict(environment), level)
         self.process = context.Process(target=_serve, args=arguments, daemon=daemon)
         self.process.start()
-        theirs.close()
+        child_connection.close()
         logs.close()
 
     def send(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

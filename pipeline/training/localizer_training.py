@@ -14,9 +14,9 @@ from pydantic import Field
 
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Output
-from pipeline.engine.stage import PooledArtifact, RunContext
+from pipeline.engine.pooled import PooledArtifact
+from pipeline.engine.stage import RunContext
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.load_models import load_localizer
 from pipeline.inference.long_images import FramesAtOnce, long_images, stretches_of
 from pipeline.inference.not_finite import not_finite_figure
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
@@ -32,6 +32,7 @@ from pipeline.training.prompt_training import (
     refuse_no_samples,
     split_by_video,
     train_prompt,
+    trained_parts,
     visual_tokens,
 )
 from pipeline.training.task import MicroBatch, TrainingConfig
@@ -131,7 +132,9 @@ class LocalizerTask:
         weights: VisualPromptWeights,
         run: RunContext,
     ) -> None:
-        self._localizer = load_localizer(run, backbone, weights, cfg.precision, cfg.gradient_checkpointing)
+        from pipeline.models.localizer import Localizer
+
+        self._localizer = Localizer(*trained_parts(cfg, run, backbone, weights))
         self.module, self.language = self._localizer.prompt, self._localizer.language
         self.n_samples = len(split.train)
         self._clips = [*split.train, *split.held_out]

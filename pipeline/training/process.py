@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from cache.errors import SevilaError
 from pipeline.engine.hardware import hardware_facts
 from pipeline.engine.stage import RunContext
+from pipeline.loaded_models import FOR_TRAINING, make_room
 from pipeline.memory import is_out_of_memory
 from pipeline.threads import as_suits
 from pipeline.training.loop import Loop
@@ -24,9 +25,12 @@ def train_in_process(job: TrainingJob) -> dict[str, Any]:
     """Train in this process, alone or as the rank that the environment gives; return its hardware as fields of a record."""
     with _accelerator(job.run, job.cfg.precision) as accelerator:
         device = accelerator.device
-        name = "cpu" if device.type == "cpu" else str(device)  # Accelerate has cpu:0 in distributed training
+        # Alone, the run's own name of the device, by which models are shared; Accelerate has cpu:0 in distributed training.
+        is_alone = accelerator.num_processes == 1
+        name = job.run.torch_device() if is_alone or device.type == "cpu" else str(device)
         run = replace(job.run, device=name)
         task = job.make_task(run)
+        make_room(0, name, FOR_TRAINING)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
                 n_parameters = sum(parameter.numel() for parameter in task.module.parameters())

@@ -15,10 +15,12 @@ import numpy as np
 from cache.errors import SevilaError
 from cache.pool_reader import PoolReader
 from pipeline.engine.output import Output
+from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.progress import steps_bar
-from pipeline.engine.stage import PooledArtifact, RunContext
+from pipeline.engine.stage import RunContext
+from pipeline.inference.backbone import Backbone
 from pipeline.inference.not_finite import LOSS
-from pipeline.inference.visual_prompt_weights import FILE
+from pipeline.inference.visual_prompt_weights import FILE, VisualPromptWeights
 from pipeline.inference.visual_windows import queries_of
 from pipeline.models.transfer import to_device
 from pipeline.training.task import MicroBatch, Task, TrainingConfig, TrainingJob, train
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.models.answerer import Answerer
+    from pipeline.models.language import Language
     from pipeline.models.localizer import Localizer
+    from pipeline.models.visual_prompt import VisualPrompt
 
 log = logging.getLogger("sevila")
 
@@ -91,6 +95,15 @@ def train_prompt(
     out.add_file(file)
     out.write_rows("curves", trained.curves)
     out.write_rows("validation", trained.validation)
+
+
+def trained_parts(
+    cfg: TrainingConfig, run: RunContext, backbone: Backbone, weights: VisualPromptWeights
+) -> tuple[VisualPrompt, Language]:
+    """Return a VisualPrompt of this training's own, and the frozen language model, which other steps share."""
+    language = backbone.language(run, cfg.precision)
+    prompt = weights.load_to_train(run, backbone, cfg.precision)
+    return prompt, language.saving_memory() if cfg.gradient_checkpointing else language
 
 
 def refuse_no_samples(samples: list[Any], skipped: Counter[str], name: str, required: str, out: Output) -> None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.recipe import TRAINED_SELECTORS
-from pipeline.engine.stage import PooledArtifact, RunContext
+from pipeline.engine.stage import RunContext
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
 from pipeline.models.prompts import AnsweringPrompt

@@ -8,6 +8,7 @@ number of target tokens, and random draws (dropout) are seeded by (seed, step, m
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from cache.errors import SevilaError
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import Config, RunContext
 from pipeline.environment import clear_settings
-from pipeline.inference.resident import give_back_language
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
+from pipeline.loaded_models import make_room
 from pipeline.precision import EIGHT_BITS
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def train(job: TrainingJob) -> Trained:
         from pipeline.training.launch import start_processes
 
         log.info("%s: %d processes", job.name, n_processes)
-        give_back_language()  # each process loads its own, one of them on this process' device
+        make_room(math.inf, job.run.torch_device())  # each process loads its own, one of them on this process' device
         hardware = start_processes(n_processes, train_in_process, (job,), job.name)
     else:
         hardware = [train_in_process(job)]

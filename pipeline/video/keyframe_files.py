@@ -47,7 +47,7 @@ Put = Callable[[Any], None]  # writes a picture
 
 
 @dataclass(frozen=True)
-class WantedFile:
+class KeyframeFile:
     """A file to write: a .jpg or .png of one frame, or an .mp4 of several, one a second; `frames` are ascending indices."""
 
     path: Path
@@ -55,7 +55,7 @@ class WantedFile:
 
 
 @dataclass(frozen=True)
-class WantedFiles:
+class KeyframeFiles:
     """The files to write from one video, which is read once.
 
     `digest` and `stamp` come from its identification; `height` is that of the output in pixels, None for the video's own.
@@ -64,11 +64,11 @@ class WantedFiles:
     path: Path
     digest: str | None
     stamp: tuple[int, ...]
-    files: tuple[WantedFile, ...]
+    files: tuple[KeyframeFile, ...]
     height: int | None = None
 
 
-def write_files(video: WantedFiles) -> str:
+def write_files(video: KeyframeFiles) -> str:
     """Write the files from one video and return an error message, or "". To be run in a process of its own.
 
     Pictures are upright, in the display aspect ratio, with sides rounded to even numbers of pixels.
@@ -82,7 +82,7 @@ def write_files(video: WantedFiles) -> str:
         return str(error)
 
 
-def write_decodable(video: WantedFiles) -> str:
+def write_decodable(video: KeyframeFiles) -> str:
     """Do as `write_files`, but raise `ReadingError` for a failure of the machine, which may not recur."""
     accept_unknown_side_data()
     source = VideoBytes(video.path, video.digest, video.stamp, ignore_progress)
@@ -107,7 +107,7 @@ def write_decodable(video: WantedFiles) -> str:
 
 
 def in_processes(
-    write: Callable[[WantedFiles], str], videos: Iterable[WantedFiles], processes: int
+    write: Callable[[KeyframeFiles], str], videos: Iterable[KeyframeFiles], processes: int
 ) -> Generator[str, None, None]:
     """Yield the results of `write` for each video, in order, from processes that run a few videos ahead.
 

@@ -21,7 +21,7 @@ Points = list[tuple[float, float]]
 
 def calibration_of(numbers: RunNumbers, setting: EvaluatedSetting) -> list[CalibrationBin]:
     """Return the calibration of a setting's answers, over the questions with a known answer."""
-    right_options = {question.question_id: question.answer_index for question in numbers.asked}
+    right_options = {question.question_id: question.answer_index for question in numbers.question_rows}
     probabilities, is_right = [], []
     assert setting.answers is not None
     for row in stored_as(numbers.run.store, setting.answers, Answers).rows("answers"):

@@ -160,23 +160,23 @@ class Examples:
     def _scores(self, id: str) -> Fragments:
         scores = stored_as(self.store, id, FrameScores).by_question()
         settings = [setting for setting in self.settings if setting.scores == id]
-        asked = self._asked(settings[0])
+        question_ids = self._same_question_ids(settings[0])
         keyframes = [setting.keyframes for setting in settings if setting.keyframes]
         rank_by: RankBy = self.store.record(keyframes[0]).config["rank_by"] if keyframes else "logit_yes"
         return {
             question_id: orjson.dumps([float(f"{value:.4g}") for value in values.tolist()])
             for question_id, values in scores.ranking(rank_by).items()
-            if question_id in asked
+            if question_id in question_ids
         }
 
-    def _asked(self, setting: EvaluatedSetting) -> set[str]:
+    def _same_question_ids(self, setting: EvaluatedSetting) -> set[str]:
         """Return the ids of the questions that are the same in a setting."""
         is_own = setting.questions == self.runs[0].headline.questions
         return set(self._number) if is_own else same_questions(self.store, setting, self.questions)
 
     def _answered(self, setting: EvaluatedSetting) -> tuple[Fragments, str]:
         """Return the results of a setting for each question, and the chosen options as a string of one character each."""
-        contents, rows = contents_of(self.store, setting, self._asked(setting))
+        contents, rows = contents_of(self.store, setting, self._same_question_ids(setting))
         for video_id, question_rows in rows:
             self.shown_rows[setting.frames, video_id].update(question_rows)
         letters = ["-"] * len(self.questions)

@@ -55,7 +55,7 @@ class ReportedStep:
 class FailureGroup:
     """Inputs of one kind (`what`) that failed for one reason: its code, their number, and the first of them with details."""
 
-    what: str
+    inputs: str
     code: str
     count: int
     examples: Sequence[str] = field(default_factory=list)

@@ -18,7 +18,6 @@ from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.metrics.calibration import CalibrationBin
 from reports.page.facts import TrainingCourse
 from reports.page.numbers import Gain
-from reports.results import headline_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +72,7 @@ def types_figure(settings: Mapping[str, Sequence[AccuracyRow]]) -> Markup | None
             offset = 0.16 * (2 * number - len(settings) + 1)
             y = [names.index(row.name) + offset for row in measured]
             percents = [row.accuracy_percent or 0.0 for row in measured]
-            _intervals(axes, percents, y, [headline_interval(row) for row in measured], (A, B)[number], setting)
+            _intervals(axes, percents, y, [row.interval() for row in measured], (A, B)[number], setting)
         _label_rows(axes, names)
         axes.set_xlabel("right, %")
         axes.set_xlim(0, 100)

@@ -11,14 +11,12 @@ from cache.printable import counted
 from pipeline.datasets.question import Question
 from pipeline.engine.recipe import LOCALIZERS, available, load
 from pipeline.metrics.accuracy import AccuracyRow, Answered, Outcome
-from pipeline.metrics.comparison import PairedRow, comparison_table, group_rows, power
+from pipeline.metrics.comparison import PairedRow, comparison_table, group_rows, holm, power
 from pipeline.metrics.coverage import CoverageRow
 from pipeline.reasons import Reason
 from pipeline.recipes.results import Choice, keyframe_row
-from reports.benchmark_judging import holm
 from reports.page.runs import ANSWERED_COLUMNS, OTHER_SCORES, SWEPT, EvaluatedSetting, ReportedRun, stored_as
 from reports.paper import read_paper
-from reports.results import headline_interval
 from stages.all import STAGES
 from stages.answer_questions import Answers
 from stages.evaluate import Metrics, outcomes, reporting
@@ -71,7 +69,7 @@ class RunNumbers:
         self._outcomes: dict[str, list[Outcome]] = {}
 
     @cached_property
-    def asked(self) -> Sequence[Question]:
+    def question_rows(self) -> Sequence[Question]:
         """The questions, in the order of their file."""
         return self.questions.questions()
 
@@ -102,7 +100,7 @@ class RunNumbers:
         if setting.answers not in self._outcomes:
             rows = stored_as(self.run.store, setting.answers, Answers).typed_rows("answers", Answered)
             by_id = {row.question_id: row for row in rows}
-            questions = {question.question_id: question for question in self.asked}
+            questions = {question.question_id: question for question in self.question_rows}
             in_order = [by_id.get(id) or Answered(id, questions[id].video_id, _NOT_ASKED, None) for id in questions]
             self._outcomes[setting.answers] = outcomes(questions, in_order)
         return self._outcomes[setting.answers]
@@ -123,7 +121,7 @@ class RunNumbers:
             headline, row = self.headline(setting), rows.setdefault(setting.row, {})
             paper = published.get(setting.row, {}).get(setting.column)
             is_headline = setting == self.run.headline
-            interval = headline_interval(headline)
+            interval = headline.interval()
             row[setting.column] = MeasuredCell(headline.accuracy_percent, interval, paper, is_headline)
             if setting.localization is not None:
                 quality = keyframe_row(LocalizationMetrics(self.run.store, setting.localization))
@@ -161,7 +159,7 @@ class RunNumbers:
             if cell.is_swept and uniform not in (None, cell) and (rows := self._paired_rows(uniform, cell)):
                 headline = next(row for row in rows if row.is_headline)
                 gains.append(Gain(f"{uniform.row} → {cell.row}, {cell.column}", headline, groups=group_rows(rows)))
-        values = holm([1.0 if gain.paired.p_value is None else gain.paired.p_value for gain in gains])
+        values = holm([gain.paired.p_value for gain in gains])
         return [replace(gain, p_corrected=p) for gain, p in zip(gains, values, strict=True)]
 
     def _published(self) -> Mapping[str, Mapping[str, float]]:
@@ -208,9 +206,9 @@ def result_sentence(numbers: RunNumbers) -> Sequence[tuple[str, bool]]:
     headline = numbers.headline(run.headline)
     dataset = config["dataset"] + (f" ({config['split']})" if config["split"] else "")
     if headline.accuracy_percent is None:
-        asked, *others = numbers.coverage()
-        n_questions = sum(row.n_questions for row in (asked, *others))
-        answered = f"{asked.n_questions:,} of {counted(n_questions, 'questions')} were answered"
+        question_rows, *others = numbers.coverage()
+        n_questions = sum(row.n_questions for row in (question_rows, *others))
+        answered = f"{question_rows.n_questions:,} of {counted(n_questions, 'questions')} were answered"
         return [(f"On {dataset}, {answered}; the right answers are not known, so there is no accuracy.", False)]
     setting = run.headline
     is_sevila = setting.column in ANSWERED_COLUMNS
@@ -221,7 +219,7 @@ def result_sentence(numbers: RunNumbers) -> Sequence[tuple[str, bool]]:
         (f"{headline.accuracy_percent:.1f} %", True),
         (f" of {counted(headline.n_questions, 'questions')}", False),
     ]
-    if (interval := headline_interval(headline)) is not None:
+    if (interval := headline.interval()) is not None:
         parts.append((f" (95 % interval {interval[0]:.1f} to {interval[1]:.1f})", False))
     baseline = run.baseline
     if baseline is not None and (paired := numbers.paired(baseline, setting)) is not None:

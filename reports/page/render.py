@@ -174,14 +174,14 @@ def _types(numbers: RunNumbers, setting: EvaluatedSetting) -> dict[str, Accuracy
 
 
 def _notes(numbers: RunNumbers, rows: dict[str, dict[str, Any]]) -> list[str]:
-    asked, *others = numbers.coverage()
-    n_questions = sum(row.n_questions for row in (asked, *others))
+    asked_row, *other_rows = numbers.coverage()
+    n_questions = sum(row.n_questions for row in (asked_row, *other_rows))
     notes = ["Right answers in percent, with 95 % intervals by resampling whole videos."]
     notes[0] += (
-        f" {asked.n_questions:,} of {counted(n_questions, 'questions')} ({asked.questions_percent:.1f} %) could be asked"
+        f" {asked_row.n_questions:,} of {counted(n_questions, 'questions')} ({asked_row.questions_percent:.1f} %) could be asked"
     )
-    lost = ", ".join(f"{row.n_questions:,} {row.reason.replace('_', ' ')}" for row in others)
-    notes[0] += f"; the others count as wrong ({lost})." if others else "."
+    lost = ", ".join(f"{row.n_questions:,} {row.reason.replace('_', ' ')}" for row in other_rows)
+    notes[0] += f"; the others count as wrong ({lost})." if other_rows else "."
     if any("moment recall" in cells for cells in rows.values()):
         notes.append(
             "Moment recall: share of true moments that contain a keyframe. Hit: share of questions with such a keyframe."

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar, get_args
 
 from cache.errors import StoreError
+from cache.id_prefixes import find
 from cache.lineage import ancestry
-from cache.matching import find
 from cache.names import NamedRun, Pin, every_name, every_run, named_run
 from cache.record import Record
 from cache.store import Store

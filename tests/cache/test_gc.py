@@ -22,7 +22,7 @@ from cache.pool_listing import PARTS, every_part
 from cache.record import Record, artifact_id, describe_files
 from cache.store import Store
 from cache.tables import write_rows
-from reports.space import survey_text, usage, usage_text
+from reports.disk_usage import survey_text, usage, usage_text
 
 LONG_AGO = time.time() - 30 * 86400
 SPACE = "make-v1-0"

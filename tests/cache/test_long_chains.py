@@ -18,7 +18,7 @@ from cache.remote import Remote
 from cache.store import Store
 from cache.verify import Verification
 from reports.artifacts import ancestry_text, artifact_lines
-from reports.space import usage
+from reports.disk_usage import usage
 
 LENGTH = sys.getrecursionlimit() + 200
 

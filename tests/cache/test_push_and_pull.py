@@ -103,7 +103,7 @@ def problems(store: Store) -> list[str]:
     verification = Verification(store)
     verification.artifacts([*store, *store.lost()])
     verification.parts(every_part(store.root))
-    verification.rest()
+    verification.other_files()
     return list(map(str, verification.problems))
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from cache.errors import CorruptArtifactError, StoreError
 from cache.gc import survey
-from cache.matching import find, matching
+from cache.id_prefixes import find, matching
 from cache.names import named_run, pinning
 from cache.notes import read_note, write_note
 from cache.problem import Problem
+from cache.rebuilding import set_aside
 from cache.record import Record, artifact_id, describe_files
-from cache.remaking import set_aside
 from cache.store import Store
 from cache.verify import Verification
 
@@ -43,14 +43,14 @@ def test_a_link_in_place_of_an_artifact_is_reported_and_not_read(tmp_path: Path)
         with pytest.raises(StoreError, match=f"{folder}: is a link"):
             read(id)
     verification = Verification(store)
-    verification.rest()
+    verification.other_files()
     assert [(problem.piece, problem.path) for problem in verification.problems] == [("link", folder)]
     with pinning(store, "x", "recipe", {}, []) as pins:
         pins.add(id, "make", "")
     with pytest.raises(StoreError, match="is a link"):
         survey(store)
     verification = Verification(store)
-    verification.rest()
+    verification.other_files()
     assert [(problem.piece, problem.path) for problem in verification.problems] == [("link", folder)]
 
 

@@ -165,7 +165,7 @@ def test_damaged_digests_and_names_are_reported(name: str, tmp_path: Path) -> No
     for damaged in (intact.replace(b"sources", b"sourcer"), intact[:-9], b""):
         (tmp_path / name).write_bytes(damaged)
         verification = Verification(store)
-        verification.rest()
+        verification.other_files()
         assert [problem.path for problem in verification.problems] == [tmp_path / name]
 
 
@@ -181,7 +181,7 @@ def test_files_left_by_desktops_are_remarks(tmp_path: Path) -> None:
     for path in strays:
         path.write_bytes(b"\0\5\x16\7")
     verification = verified(store, id)
-    verification.rest()
+    verification.other_files()
     assert not verification.problems and len(verification.remarks) == len(strays)
     assert all(any(line.startswith(f"{path}: ") for line in verification.remarks) for path in strays)
     assert names(tmp_path) == ["baseline"] and not survey(store).goes

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from pipeline.metrics.accuracy import Outcome, Reporting, accuracy_table
-from pipeline.metrics.comparison import comparison_table, format_comparison_table, mcnemar_p_value
+from pipeline.metrics.comparison import comparison_table, format_comparison_table, holm, mcnemar_p_value
 from pipeline.metrics.resampling import Resampling
 
 FEW = Resampling(resamples=200)
@@ -35,6 +35,15 @@ def test_mcnemars_p_value_agrees_with_chi_square_at_large_counts() -> None:
     # McNemar 1947 with Edwards' continuity correction: (|b - c| - 1)^2 / (b + c), one degree of freedom.
     assert mcnemar_p_value(150, 86) == pytest.approx(chi2.sf((150 - 86 - 1) ** 2 / 236, 1), rel=0.1)
     assert mcnemar_p_value(1500, 1400) == pytest.approx(chi2.sf((1500 - 1400 - 1) ** 2 / 2900, 1), rel=0.01)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1))
+def test_holm_correction_keeps_the_order_and_never_lowers_a_p_value(values: list[float]) -> None:
+    adjusted = holm(values)
+    assert all(value <= after <= 1 for value, after in zip(values, adjusted, strict=True))
+    by_value = [after for _, after in sorted(zip(values, adjusted, strict=True))]
+    assert by_value == sorted(by_value)
+    assert min(adjusted) == min(1, len(values) * min(values))
 
 
 def test_the_difference_is_b_minus_a_and_only_disagreements_count() -> None:

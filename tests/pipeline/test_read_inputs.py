@@ -14,7 +14,7 @@ import pytest
 from cache.errors import InputChangedError
 from cache.store import Store
 from cache.tables import Schema
-from pipeline.engine.build import build, build_piece, pieces, rebuild
+from pipeline.engine.build import build, build_missing, count_missing, rebuild
 from pipeline.engine.output import Output, Shard, ShardedOutput
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
@@ -70,6 +70,12 @@ def toy_next(cfg: Nothing, run: RunContext, double: Value, *, out: Output) -> No
     while signal_text("hold") == "next":
         time.sleep(0.01)
     out.write_rows("value", [{"value": value + 1}])
+
+
+def build_first_shard(run: RunContext, source: Value) -> None:
+    """Build shard 0 of the double, as beside another process that has locked shard 1 and dies."""
+    with run.store.lock(f"{toy_double.artifact_id(Nothing(), [source])}/00001"):
+        build_missing(toy_double, Nothing(), run, [source])
 
 
 CHAIN = (toy_source, toy_double, toy_next)
@@ -133,7 +139,7 @@ def test_a_rebuild_with_equal_content_keeps_downstream_artifacts(run: RunContext
 def test_the_next_run_after_a_killed_rebuild_rebuilds_downstream_artifacts(run: RunContext) -> None:
     assert chain(run).value() == 3
     write_signal("source", "5")
-    code = "from cache.remaking import set_aside\nwith set_aside(run.store, toy_source.artifact_id(Nothing(), [])):\n"
+    code = "from cache.rebuilding import set_aside\nwith set_aside(run.store, toy_source.artifact_id(Nothing(), [])):\n"
     killed = start_process(run, code + "    os.kill(os.getpid(), 9)")
     assert killed.wait(60) == -signal.SIGKILL
     assert chain(run).value() == 11
@@ -163,16 +169,16 @@ def test_a_stage_with_a_stale_input_publishes_nothing(run: RunContext) -> None:
     ):
         build(toy_next, Nothing(), run, [double])
     with pytest.raises(InputChangedError):
-        build_piece(toy_next, Nothing(), run, [double], -1)
+        build_missing(toy_next, Nothing(), run, [double])
     assert not [id for id in run.store if id.startswith("toy_next")]
     source = build(toy_source, Nothing(), run, [])
-    assert pieces(toy_double, Nothing(), run, [source]) == [0, 1]  # needed, although an old artifact exists
+    assert count_missing(toy_double, Nothing(), run, [source]) == 2  # needed, although an old artifact exists
 
 
 def test_finished_shards_of_old_content_are_rebuilt(run: RunContext) -> None:
     source = chain(run, 1)
-    build_piece(toy_double, Nothing(), run, [source], 0)  # like a worker that dies afterwards
-    assert pieces(toy_double, Nothing(), run, [source]) == [1]
+    build_first_shard(run, source)
+    assert count_missing(toy_double, Nothing(), run, [source]) == 1
     rebuild_source(run, 5)
     assert chain(run, 2).value() == 10
 
@@ -196,17 +202,17 @@ def test_a_rebuild_of_an_artifact_of_a_base_store_is_written_to_the_own_store(ru
 
 def test_shard_notes_of_another_shard_or_content_are_ignored(run: RunContext) -> None:
     source = chain(run, 1)
-    build_piece(toy_double, Nothing(), run, [source], 0)
+    build_first_shard(run, source)
     progress = run.store.partial(str(toy_double.artifact_id(Nothing(), [source]))) / "progress"
     (progress / "00000.json").rename(progress / "00001.json")
-    assert pieces(toy_double, Nothing(), run, [source]) == [0, 1]
-    build_piece(toy_double, Nothing(), run, [source], 0)
+    assert count_missing(toy_double, Nothing(), run, [source]) == 2
+    build_first_shard(run, source)
     rebuild_source(run, 5)
     other = RunContext(Store(run.store.root.parent / "other"), device="cpu")
     there = build(toy_source, Nothing(), other, [])
     folder = other.store.partial(str(toy_double.artifact_id(Nothing(), [there])))
     progress.parent.rename(folder)  # of the same artifact from other content
-    assert pieces(toy_double, Nothing(), other, [there]) == [0, 1]
+    assert count_missing(toy_double, Nothing(), other, [there]) == 2
 
 
 def test_snapshots_of_another_training_input_or_step_are_skipped_with_a_warning(

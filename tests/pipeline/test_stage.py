@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ from cache.errors import MissingSourceError, SchemaError
 from cache.record import artifact_id
 from cache.store import Store
 from cache.tables import Schema
-from pipeline.engine.build import build, build_piece, pieces
+from pipeline.engine.build import build, build_missing, count_missing
 from pipeline.engine.output import Output, Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
 from pipeline.engine.weights import Weights
@@ -217,9 +218,14 @@ def test_a_killed_build_resumes_without_its_finished_shards(run: RunContext) -> 
 
 def test_a_record_names_the_hosts_that_computed_its_shards(run: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = [build(toy_count, Count(), run, [None])]
-    for host, piece in zip("bab", pieces(toy_square, Square(), run, inputs), strict=True):
+    id = toy_square.artifact_id(Square(), inputs)
+    for host, number in zip("bab", range(3), strict=True):
         monkeypatch.setattr("platform.node", lambda host=host: host)
-        build_piece(toy_square, Square(), run, inputs, piece)
+        with ExitStack() as others:  # hosts that work at the later shards
+            for other in range(number + 1, 3):
+                others.enter_context(run.store.lock(f"{id}/{other:05d}"))
+            build_missing(toy_square, Square(), run, inputs)
+    assert started(run) == [0, 1, 2]
     monkeypatch.setattr("platform.node", lambda: "c")
     record = build(toy_square, Square(), run, inputs).record
     assert record.host == "a, b" and record.device == "cpu" and record.peak_memory_bytes > 0
@@ -248,23 +254,22 @@ def test_a_record_names_a_gpu_only_if_its_stage_uses_one(run: RunContext, monkey
 
 
 def test_a_locked_unsharded_piece_is_left_to_its_owner(run: RunContext) -> None:
-    (piece,) = pieces(toy_count, Count(), run, [None])
     with run.store.lock(f"{toy_count.artifact_id(Count(), [None])}/build"):
-        build_piece(toy_count, Count(), run, [None], piece)
-        assert pieces(toy_count, Count(), run, [None]) == [piece]
-    build_piece(toy_count, Count(), run, [None], piece)
-    assert pieces(toy_count, Count(), run, [None]) == []
+        build_missing(toy_count, Count(), run, [None])
+        assert count_missing(toy_count, Count(), run, [None]) == 1
+    build_missing(toy_count, Count(), run, [None])
+    assert count_missing(toy_count, Count(), run, [None]) == 0
 
 
 def test_a_helper_starts_with_the_last_shard_and_skips_locked_ones(run: RunContext) -> None:
     inputs = [build(toy_count, Count(), run, [None])]
     id = toy_square.artifact_id(Square(), inputs)
-    assert pieces(toy_square, Square(), run, inputs) == [0, 1, 2]
+    assert count_missing(toy_square, Square(), run, inputs) == 3
     with run.store.lock(f"{id}/00001"):
-        build_piece(toy_square, Square(), run, inputs, None)
-    assert started(run) == [2, 0] and pieces(toy_square, Square(), run, inputs) == [1]
-    build_piece(toy_square, Square(), run, inputs, None)
-    assert started(run) == [2, 0, 1] and pieces(toy_square, Square(), run, inputs) == []
+        build_missing(toy_square, Square(), run, inputs)
+    assert started(run) == [2, 0] and count_missing(toy_square, Square(), run, inputs) == 1
+    build_missing(toy_square, Square(), run, inputs)
+    assert started(run) == [2, 0, 1] and count_missing(toy_square, Square(), run, inputs) == 0
 
 
 def test_the_plan_is_stored_with_the_artifact(run: RunContext) -> None:
@@ -279,11 +284,9 @@ def test_planning_does_not_run_the_stage(run: RunContext) -> None:
 
     inputs = [build(toy_count, Count(), run, [None])]
     planned = dataclasses.replace(toy_square, function=body)
-    assert pieces(planned, Square(), run, inputs) == [0, 1, 2]
-    build_piece(toy_square, Square(), run, inputs, 1)
-    assert pieces(planned, Square(), run, inputs) == [0, 2] and started(run) == [1]
+    assert count_missing(planned, Square(), run, inputs) == 3 and started(run) == []
     build(toy_square, Square(), run, inputs)
-    assert pieces(planned, Square(), run, inputs) == []
+    assert count_missing(planned, Square(), run, inputs) == 0
 
 
 def test_a_later_key_changes_the_id_only_at_another_value() -> None:

@@ -14,9 +14,9 @@ from cli import main
 from cli.options import ExecutionOptions
 from pipeline.engine.stage import RunContext
 from reports import ask_server
+from reports.ask_answer import answer_of
 from reports.ask_page import answer_page
-from reports.asked_answer import answer_of
-from reports.asking import AskRequest, ask_video
+from reports.ask_run import AskRequest, ask_video
 from tests.browser import chromium
 
 pytest.importorskip("gradio", reason="the extra `serve` is not installed")

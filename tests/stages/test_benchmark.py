@@ -19,7 +19,7 @@ from pipeline.metrics.comparison import PairedRow
 from pipeline.training.launch import run_in_subprocess
 from reports.benchmark import run_night
 from reports.benchmark_history import History, NightRow
-from reports.benchmark_judging import NightFigure, NightTest, corrected, holm
+from reports.benchmark_judging import NightFigure, NightTest, corrected
 from stages.all import STAGES
 from tests.small_world import SMALL
 from tests.stages.runs import as_answered, places, sevila, with_other_weights
@@ -185,15 +185,6 @@ def test_an_invalid_matrix_is_refused_with_the_key_at_fault(tmp_path: Path, text
     with pytest.raises(SevilaError) as error:
         load_matrix(str(path))
     assert message in str(error.value)
-
-
-@given(st.lists(st.floats(0, 1), min_size=1))
-def test_holm_correction_keeps_the_order_and_never_lowers_a_p_value(values: list[float]) -> None:
-    adjusted = holm(values)
-    assert all(value <= after <= 1 for value, after in zip(values, adjusted, strict=True))
-    by_value = [after for _, after in sorted(zip(values, adjusted, strict=True))]
-    assert by_value == sorted(by_value)
-    assert min(adjusted) == min(1, len(values) * min(values))
 
 
 def test_a_p_value_of_zero_is_a_regression() -> None:

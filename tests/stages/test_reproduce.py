@@ -16,7 +16,7 @@ from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import RunContext
 from pipeline.recipes.opening import Request
 from reports.estimates import Estimate, difference, over_seeds, tally
-from reports.needs import needs_text
+from reports.missing_inputs import needs_text
 from reports.paper import PaperColumn, PaperRow, PaperTable, read_paper
 from reports.reproduce import Reproduction, RowRun, Subject
 from reports.reproduce_text import table_text

@@ -18,7 +18,7 @@ FILE = """
 import json
 from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.text_file import read_text
+from pipeline.datasets.readers.text_file import read_text
 
 name = {name!r}
 about = About("Theirs", {{"val": (SplitFile("val.json", 1),)}}, "{{video}}.mp4", "nowhere", "none", "multiple_choice")

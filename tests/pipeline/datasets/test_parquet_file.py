@@ -11,7 +11,7 @@ import pytest
 
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets import mlvu
-from pipeline.datasets.text_file import digests_of_what_is_read
+from pipeline.datasets.readers.text_file import digests_of_what_is_read
 from tests.pipeline.datasets.layouts import Layout, parquet
 from tests.pipeline.datasets.long_layouts import LONG_VIDEOS, LONGVIDEOBENCH_JSON, LONGVIDEOBENCH_PARQUET, MLVU_PARQUET
 

@@ -11,7 +11,7 @@ from cache.digests import DigestCache
 from cache.errors import MissingSourceError, RecipeError, SchemaError
 from cache.store import Store
 from pipeline.datasets.question import Video
-from pipeline.datasets.subtitles import files_of_videos, read_cues
+from pipeline.datasets.readers.subtitles import files_of_videos, read_cues
 from pipeline.engine.build import build
 from pipeline.engine.recipe import load
 from pipeline.engine.sources import Sources

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from cache.errors import MissingSourceError, SevilaError, StoreError
-from cache.matching import newest
+from cache.id_prefixes import newest
 from cache.record import Record
 from cache.store import Store
 from pipeline.datasets.one_question import write_question
@@ -25,7 +25,7 @@ from pipeline.shapes.demo import DEMO
 from pipeline.video.frames import IMAGE_SUFFIXES
 from reports.named_runs import pinned
 from stages.all import STAGES
-from stages.asking import Asked, TrainedParts, ask
+from stages.ask_chain import AskArtifacts, TrainedParts, ask
 from stages.finetune_answerer import finetune_answerer
 from stages.init_answerer import AnswererWeights
 from stages.init_localizer import LocalizerWeights
@@ -67,16 +67,16 @@ class NoWeightsError(SevilaError):
         self.hints = hints
 
 
-class AskedRun(NamedTuple):
+class AskRun(NamedTuple):
     """A question about a video that was run: its artifacts, its recipe, and the name of the weights that answered."""
 
     video: Path
-    asked: Asked
+    artifacts: AskArtifacts
     recipe: Recipe
     answered_by: str
 
 
-def ask_video(request: AskRequest, run: RunContext) -> AskedRun:
+def ask_video(request: AskRequest, run: RunContext) -> AskRun:
     """Answer a question, building the artifacts that the store lacks.
 
     Raises:
@@ -105,8 +105,8 @@ def ask_video(request: AskRequest, run: RunContext) -> AskedRun:
         trained = _trained(request, run.store, loaded)
         with run.store.in_use(), pinned(run.store, "", loaded, []) as pin:
             chain = partial(ask, trained=trained, has_options=bool(request.options))
-            asked = chain(loaded, Run(loaded, run, pin, chain=chain), sources)
-    return AskedRun(video, asked, loaded, _answered_by(loaded, trained))
+            artifacts = chain(loaded, Run(loaded, run, pin, chain=chain), sources)
+    return AskRun(video, artifacts, loaded, _answered_by(loaded, trained))
 
 
 def _uses_demo(request: AskRequest) -> bool:

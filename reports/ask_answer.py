@@ -13,14 +13,14 @@ from pipeline.metrics.accuracy import AnswerRow
 from pipeline.metrics.calibration import option_probabilities
 from pipeline.selection.keyframes import ChosenFrames
 from pipeline.text_table import aligned
-from reports.asking import AskedRun
+from reports.ask_run import AskRun
 from stages.generate_answers import AnswerText, GeneratedAnswers
 
 BAR_CELLS = 20
 
 
 @dataclass(frozen=True)
-class OptionShare:
+class OptionProbability:
     """An option and its probability among the options, by the Answerer."""
 
     text: str
@@ -29,7 +29,7 @@ class OptionShare:
 
 
 @dataclass(frozen=True)
-class AskedFrame:
+class AskFrame:
     """A sampled frame: its position, the Localizer's score (None if it was not asked), and whether the Answerer read it."""
 
     seconds: float
@@ -40,7 +40,7 @@ class AskedFrame:
 
 
 @dataclass(frozen=True)
-class AskedAnswer:
+class AskAnswer:
     """The answer to one question.
 
     Attributes:
@@ -56,14 +56,14 @@ class AskedAnswer:
     answer: str
     probability: float | None
     reason: str
-    options: list[OptionShare]
-    frames: list[AskedFrame]
+    options: list[OptionProbability]
+    frames: list[AskFrame]
     truncated: bool
     answered_by: str
     artifacts: dict[str, str]
 
     @property
-    def keyframes(self) -> list[AskedFrame]:
+    def keyframes(self) -> list[AskFrame]:
         """The frames that the Answerer read."""
         return [frame for frame in self.frames if frame.keyframe]
 
@@ -72,37 +72,37 @@ class AskedAnswer:
         return asdict(self) | {"keyframes": [asdict(frame) for frame in self.keyframes]}
 
 
-def answer_of(run: AskedRun) -> AskedAnswer:
+def answer_of(run: AskRun) -> AskAnswer:
     """Return the answer that a run produced."""
-    asked = run.asked
-    (question,) = asked.questions.questions()
-    (chosen,) = typed_rows_of_all(asked.keyframes, "keyframes", asked.questions, ChosenFrames)
-    options: list[OptionShare] = []
-    if isinstance(asked.answers, GeneratedAnswers):
-        (generated,) = typed_rows_of_all(asked.answers, "answers", asked.questions, AnswerText)
+    artifacts = run.artifacts
+    (question,) = artifacts.questions.questions()
+    (chosen,) = typed_rows_of_all(artifacts.keyframes, "keyframes", artifacts.questions, ChosenFrames)
+    options: list[OptionProbability] = []
+    if isinstance(artifacts.answers, GeneratedAnswers):
+        (generated,) = typed_rows_of_all(artifacts.answers, "answers", artifacts.questions, AnswerText)
         answer, reason, truncated = generated.text, generated.reason, generated.truncated
         probability = float(np.exp(np.sum(generated.log_probabilities))) if not reason else None
     else:
-        (row,) = typed_rows_of_all(asked.answers, "answers", asked.questions, AnswerRow)
+        (row,) = typed_rows_of_all(artifacts.answers, "answers", artifacts.questions, AnswerRow)
         options, reason, truncated = _shares(question, row), row.reason, row.truncated
         best = next((option for option in options if option.chosen), None)
         answer, probability = (best.text, best.probability) if best else ("", None)
-    kinds = {name: artifact.id for name, artifact in asked._asdict().items() if artifact is not None}
-    return AskedAnswer(
+    kinds = {name: artifact.id for name, artifact in artifacts._asdict().items() if artifact is not None}
+    return AskAnswer(
         *(question.video_id, question.question, answer, probability, str(reason), options),
         *(_frames(run, question, chosen), truncated, run.answered_by, kinds),
     )
 
 
-def _shares(question: Question, row: AnswerRow) -> list[OptionShare]:
+def _shares(question: Question, row: AnswerRow) -> list[OptionProbability]:
     if row.reason:
         return []
     pairs = zip(question.options, option_probabilities(row.option_logits).tolist(), strict=True)
-    return [OptionShare(text, share, number == row.prediction) for number, (text, share) in enumerate(pairs)]
+    return [OptionProbability(text, share, number == row.prediction) for number, (text, share) in enumerate(pairs)]
 
 
-def _frames(run: AskedRun, question: Question, chosen: ChosenFrames) -> list[AskedFrame]:
-    frames, scores = run.asked.frames, run.asked.scores
+def _frames(run: AskRun, question: Question, chosen: ChosenFrames) -> list[AskFrame]:
+    frames, scores = run.artifacts.frames, run.artifacts.scores
     clip = frames.clips().get((question.video_id, question.clip_id))
     if clip is None:  # the video could not be read
         return []
@@ -113,11 +113,11 @@ def _frames(run: AskedRun, question: Question, chosen: ChosenFrames) -> list[Ask
     keyframes, rows = set(chosen.positions), []
     for position, (seconds, index) in enumerate(zip(clip["seconds"], clip["frame_index"], strict=True)):
         yes, logit = values_at.get(position, (None, None))
-        rows.append(AskedFrame(float(seconds), int(index), yes, logit, position in keyframes))
+        rows.append(AskFrame(float(seconds), int(index), yes, logit, position in keyframes))
     return rows
 
 
-def answer_text(answer: AskedAnswer) -> str:
+def answer_text(answer: AskAnswer) -> str:
     """Return the answer as text: the options, the answer, and the keyframes that it is based on."""
     lines = [answer.question, ""]
     if answer.options:
@@ -139,12 +139,12 @@ def answer_text(answer: AskedAnswer) -> str:
     return "\n".join(lines)
 
 
-def _option_row(option: OptionShare) -> list[str]:
+def _option_row(option: OptionProbability) -> list[str]:
     bar = "#" * round(option.probability * BAR_CELLS)
     return ["->" if option.chosen else "  ", option.text, bar.ljust(BAR_CELLS), f"{option.probability:.1%}"]
 
 
-def _frame_row(frame: AskedFrame) -> list[str]:
+def _frame_row(frame: AskFrame) -> list[str]:
     yes = "-" if frame.probability_yes is None else percent_text(frame.probability_yes)
     return [
         f"  {clock(frame.seconds)}",
@@ -161,6 +161,6 @@ def percent_text(share: float) -> str:
 
 def clock(seconds: float) -> str:
     """Return a time as in video players, with one decimal: 0:04.2, 1:02:03.0."""
-    minutes, rest = divmod(round(seconds * 10) / 10, 60)
+    minutes, remainder = divmod(round(seconds * 10) / 10, 60)
     hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+    return f"{hours}:{minutes:02d}:{remainder:04.1f}" if hours else f"{minutes}:{remainder:04.1f}"

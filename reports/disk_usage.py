@@ -88,8 +88,8 @@ def usage_text(usage: Usage) -> str:
     return printable_lines([*lines, freed])
 
 
-def _line(size_bytes: int, what: str, text: str) -> str:
-    return f"{human_size(size_bytes):>9}  {what:21} {text}".rstrip()
+def _line(size_bytes: int, name: str, text: str) -> str:
+    return f"{human_size(size_bytes):>9}  {name:21} {text}".rstrip()
 
 
 def _count(share: Share, size_bytes: int) -> None:

@@ -20,9 +20,9 @@ import numpy as np
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About
 from pipeline.datasets.question import Video
-from pipeline.datasets.rows import json_items
-from pipeline.datasets.text_file import read_text
-from pipeline.datasets.values import BadRow, clip, exact_text, seconds
+from pipeline.datasets.readers.rows import json_items
+from pipeline.datasets.readers.text_file import read_text
+from pipeline.datasets.readers.values import BadRow, clip, exact_text, seconds
 
 TIMED_TEXT = (".srt", ".vtt")
 SUFFIXES = (*TIMED_TEXT, ".json")
@@ -142,11 +142,11 @@ def _json_cue(item: Any) -> Cue:
     return Cue(min(start, end), max(start, end), " ".join(text.split()))
 
 
-def _json_seconds(what: str, value: Any) -> float:
+def _json_seconds(key: str, value: Any) -> float:
     is_clock = isinstance(value, str) and re.fullmatch(r"\d+:\d+:\d+(\.\d+)?", value)
-    number = _seconds(value) if is_clock else seconds(what, value)
+    number = _seconds(value) if is_clock else seconds(key, value)
     if not math.isfinite(number):
-        raise BadRow(f"{what} is {value!r}; expected seconds, or hours:minutes:seconds as in 00:01:02.500")
+        raise BadRow(f"{key} is {value!r}; expected seconds, or hours:minutes:seconds as in 00:01:02.500")
     return number
 
 
@@ -220,8 +220,8 @@ def parsed_cue(times: str, payload: list[str], file: Path) -> tuple[Cue, str]:
     except (MalformedFileError, MalformedCaptionError) as error:
         raise BadRow(f"{times.strip()!r}: not the times of a cue ({error})") from error
     if len(captions) != 1:
-        wanted = "00:00:01.000 --> 00:00:02.500" if is_vtt else "00:00:01,000 --> 00:00:02,500"
-        raise BadRow(f"{times.strip()!r}: not the times of a cue; two as in {wanted} were wanted")
+        expected = "00:00:01.000 --> 00:00:02.500" if is_vtt else "00:00:01,000 --> 00:00:02,500"
+        raise BadRow(f"{times.strip()!r}: not the times of a cue; two as in {expected} were wanted")
     start, end, note = clip(_seconds(captions[0].start), _seconds(captions[0].end))
     assert start is not None and end is not None
     text = " ".join(STYLE.sub("", html.unescape(captions[0].text)).split())

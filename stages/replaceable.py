@@ -11,26 +11,26 @@ from pipeline.engine.sources import Sources, VideoFiles
 from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
 from pipeline.recipes import checks, requirements
-from pipeline.recipes.requirements import Released, SplitArtifacts
-from pipeline.recipes.results import Choice, Picked, Setup
+from pipeline.recipes.requirements import InitialModels, SplitArtifacts
+from pipeline.recipes.results import Choice, ChosenKeyframes, Setup
 from stages.extensions import NAMED_WEIGHTS, backbone_stage, scorer_stage
 from stages.score_frames import FrameScores
 
 
-class Scored(NamedTuple):
+class ScorerOutput(NamedTuple):
     """The inputs of keyframe selection: scores, and vectors of frames; None for one that the selector does not use."""
 
     scores: Artifact | None
     vectors: Artifact | None
 
 
-def released(
+def initial_models(
     recipe: Recipe,
     step: Step,
     sources: Sources,
     trained_localizer: Artifact | None = None,
     trained_answerer: Artifact | None = None,
-) -> Released:
+) -> InitialModels:
     """Return the recipe's backbone, and its Localizer and Answerer if the chain uses them, or trained ones instead."""
     weights_of, make_backbone = partial(requirements.weights_of, recipe, sources), backbone_stage(stages.STAGES, recipe)
     backbone = step(make_backbone, *(weights_of(make_backbone) for _ in make_backbone.inputs))
@@ -40,10 +40,12 @@ def released(
         localizer = trained_localizer or step(stages.init_localizer, backbone, weights_of(stages.init_localizer))
     if requirements.uses_answerer(recipe):
         answerer = trained_answerer or step(stages.init_answerer, backbone, weights_of(stages.init_answerer))
-    return Released(backbone, localizer, answerer)
+    return InitialModels(backbone, localizer, answerer)
 
 
-def scored(recipe: Recipe, step: Step, sources: Sources, split: SplitArtifacts, localizer: Artifact | None) -> Scored:
+def run_scorer(
+    recipe: Recipe, step: Step, sources: Sources, split: SplitArtifacts, localizer: Artifact | None
+) -> ScorerOutput:
     """Return the scores of the recipe's `[chain] scorer`, and the vectors of frames: CLIP's if it scores, else features."""
     scores: Artifact | None = None
     weights_of, vectors = partial(requirements.weights_of, recipe, sources), split.features
@@ -67,22 +69,24 @@ def scored(recipe: Recipe, step: Step, sources: Sources, split: SplitArtifacts, 
             stage = scorer_stage(stages.STAGES, FrameScores, name)
             inputs = (weights_of(stage) if key == NAMED_WEIGHTS else getattr(split, key) for key in stage.inputs)
             scores = step(stage, *inputs)
-    return Scored(scores, vectors if requirements.compares_vectors(recipe) else None)
+    return ScorerOutput(scores, vectors if requirements.compares_vectors(recipe) else None)
 
 
-def picked(
+def choose_keyframes(
     step: Step, setup: Setup, split: SplitArtifacts, choice: Choice, scorer: Artifact | None, setting: str
-) -> Picked:
+) -> ChosenKeyframes:
     """Return the full chain's keyframes for a choice, and the scores of the Localizer or trained selector, if it uses any."""
     scores: Artifact | None = None
     if choice.is_trained_selector:
         scores = step(stages.score_by_selector, *split, setup.answerer, scorer, setting=setting)
     elif scorer:
         scores = step(stages.score_frames, *split, scorer, setting=setting)
-    return Picked(scores, step(stages.select_keyframes, *split.videos, scores, None, setting=setting, **choice.changes))
+    return ChosenKeyframes(
+        scores, step(stages.select_keyframes, *split.videos, scores, None, setting=setting, **choice.changes)
+    )
 
 
-def answered(
+def run_answerer(
     recipe: Recipe,
     step: Step,
     sources: Sources,

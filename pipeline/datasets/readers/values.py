@@ -28,38 +28,38 @@ def json_text(value: Any) -> str:
     return shortened(json.dumps(value, ensure_ascii=False), 60)
 
 
-def exact_text(what: str, value: Any) -> str:
+def exact_text(key: str, value: Any) -> str:
     """Return the unchanged text, including blanks at its ends, as models were trained on these bytes; accepts a JSON integer."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if value is not None and not isinstance(value, str):
-        raise BadRow(f"{what} is a JSON {type(value).__name__}, text was wanted")
+        raise BadRow(f"{key} is a JSON {type(value).__name__}, text was wanted")
     if value is None or not value.strip():
-        raise BadRow(f"{what} is missing or empty")
+        raise BadRow(f"{key} is missing or empty")
     if "\0" in value:
-        raise BadRow(f"{what} holds a NUL character, text was wanted")
+        raise BadRow(f"{key} holds a NUL character, text was wanted")
     if HALF_PAIR.search(value):
-        raise BadRow(f"{what} has half of a surrogate pair, which no UTF-8 file can hold")  # possible by JSON escapes
+        raise BadRow(f"{key} has half of a surrogate pair, which no UTF-8 file can hold")  # possible by JSON escapes
     return value
 
 
-def text(what: str, value: Any, default: str | None = None) -> str:
+def text(key: str, value: Any, default: str | None = None) -> str:
     """Return the text without blanks at its ends; `default`, if given, for a missing or empty value."""
     if default is not None and (value is None or (isinstance(value, str) and not value.strip())):
         return default
-    return exact_text(what, value).strip()
+    return exact_text(key, value).strip()
 
 
-def video_name(what: str, value: Any) -> str:
+def video_name(key: str, value: Any) -> str:
     """Return the name of a video, which may contain slashes and colons but must stay inside the videos folder."""
-    name = text(what, value)
+    name = text(key, value)
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise BadRow(f"{what} is {name!r}, a path below the videos folder was wanted")
+        raise BadRow(f"{key} is {name!r}, a path below the videos folder was wanted")
     return name
 
 
-def optional_seconds(what: str, value: Any) -> float | None:
+def optional_seconds(key: str, value: Any) -> float | None:
     """Return a number of seconds from 0; None for no value."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
@@ -68,11 +68,11 @@ def optional_seconds(what: str, value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise BadRow(f"{what} is {value!r}, a number of seconds from 0 was wanted")
+        raise BadRow(f"{key} is {value!r}, a number of seconds from 0 was wanted")
     return seconds
 
 
-def option_index(what: str, value: Any, n_options: int) -> int | None:
+def option_index(key: str, value: Any, n_options: int) -> int | None:
     """Return the 0-based position of an option, given as a number or its digits; None for no value."""
     if isinstance(value, str):
         value = value.strip()
@@ -81,7 +81,7 @@ def option_index(what: str, value: Any, n_options: int) -> int | None:
     for index in range(n_options):
         if value == str(index) or (type(value) is int and value == index):
             return index
-    raise BadRow(f"{what} is {value!r}, an index from 0 to {n_options - 1} was wanted")
+    raise BadRow(f"{key} is {value!r}, an index from 0 to {n_options - 1} was wanted")
 
 
 def split_clip(value: Any) -> tuple[str, str]:
@@ -117,7 +117,7 @@ def outside_video(start_seconds: float, end_seconds: float, duration_seconds: fl
     return start_seconds < -ROUNDING_SECONDS or start_seconds >= duration_seconds or end_seconds > last_second
 
 
-def moments(what: str, value: Any, duration: Any = None) -> tuple[tuple[Moment, ...], str]:
+def moments(key: str, value: Any, duration: Any = None) -> tuple[tuple[Moment, ...], str]:
     """Return the moments of a JSON list of [start, end] in seconds, and a note; none for no value. Reversed ones are swapped.
 
     Raises BadRow for a nan, as a moment without a bound would be a wrong label, and, if `duration` is given, for a moment
@@ -126,18 +126,18 @@ def moments(what: str, value: Any, duration: Any = None) -> tuple[tuple[Moment, 
     if value is None:
         return (), ""
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        raise BadRow(f"{what} is {value!r}, a list of [start, end] in seconds was wanted")
+        raise BadRow(f"{key} is {value!r}, a list of [start, end] in seconds was wanted")
     spans, notes = [], []
     for pair in value:
         start, end, note = clip(*pair)
         if start is None or end is None:
-            raise BadRow(f"{what} holds {pair}, finite numbers of seconds were wanted")
+            raise BadRow(f"{key} holds {pair}, finite numbers of seconds were wanted")
         spans.append(Moment(start, end))
-        notes += [note, _beyond(what, spans[-1], duration)]
+        notes += [note, _beyond(key, spans[-1], duration)]
     return tuple(spans), "; ".join(filter(None, notes))
 
 
-def _beyond(what: str, moment: Moment, duration: Any) -> str:
+def _beyond(key: str, moment: Moment, duration: Any) -> str:
     """Return a note if the moment reaches past the end of a video of this duration; raise BadRow if it lies outside."""
     if duration is None:
         return ""
@@ -146,19 +146,19 @@ def _beyond(what: str, moment: Moment, duration: Any) -> str:
     if not last > 0:
         raise BadRow(f"duration is {duration!r}, a number of seconds above 0 was wanted")
     if outside_video(start, end, last):
-        raise BadRow(f"{what} holds {start:g} to {end:g} s, which lies outside the video (0 to {last:g} s)")
+        raise BadRow(f"{key} holds {start:g} to {end:g} s, which lies outside the video (0 to {last:g} s)")
     return f"moment {start:g} to {end:g} s reaches past the video's {last:g} s" if end > last + ROUNDING_SECONDS else ""
 
 
-def seconds(what: str, value: Any) -> float:
+def seconds(key: str, value: Any) -> float:
     """Return a number of seconds, given as a number or text; it may be nan or infinite."""
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise BadRow(f"{what} is missing")
+        raise BadRow(f"{key} is missing")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     is_digits = isinstance(value, str) and re.fullmatch(rf"\s*(?:{SECONDS})\s*", value, re.IGNORECASE | re.ASCII)
     if not is_number and not is_digits:
-        raise BadRow(f"{what} is {value!r}, a number of seconds was wanted")
+        raise BadRow(f"{key} is {value!r}, a number of seconds was wanted")
     try:
         return float(value)
     except OverflowError as error:
-        raise BadRow(f"{what} is too large a number; seconds were wanted") from error
+        raise BadRow(f"{key} is too large a number; seconds were wanted") from error

@@ -13,8 +13,8 @@ from typing import Any
 from cache.errors import SchemaError
 from pipeline.datasets.adapter import About
 from pipeline.datasets.question import Annotations, Question, Rejected, Video
-from pipeline.datasets.text_file import as_object, read_text, warn_if_cut
-from pipeline.datasets.values import BadRow, clip, exact_text, option_index, split_clip, text, video_name
+from pipeline.datasets.readers.text_file import as_object, read_text, warn_if_cut
+from pipeline.datasets.readers.values import BadRow, clip, exact_text, option_index, split_clip, text, video_name
 
 logger = logging.getLogger(__name__)
 

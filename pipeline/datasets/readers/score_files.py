@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from cache.errors import MissingSourceError, SchemaError, SevilaError, did_you_mean
 from cache.files import kind_of
 from cache.printable import shortened
-from pipeline.datasets.parquet_file import read_parquet_columns
-from pipeline.datasets.rows import checked_header, csv_lines, read_jsonl
-from pipeline.datasets.text_file import read_text
-from pipeline.datasets.values import BadRow, text
+from pipeline.datasets.readers.parquet_file import read_parquet_columns
+from pipeline.datasets.readers.rows import checked_header, csv_lines, read_jsonl
+from pipeline.datasets.readers.text_file import read_text
+from pipeline.datasets.readers.values import BadRow, text
 
 LISTS = ("scores.json", "frames.json")
 TABLES = (".parquet", ".csv", ".jsonl")
@@ -220,13 +220,13 @@ def _json_lines(path: Path) -> tuple[Sequence[str], Iterable[tuple[int, Mapping[
     return table.columns, [(row.line, row.cells) for row in table.rows]
 
 
-def _number(what: str, value: Any) -> float:
+def _number(key: str, value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) or value is None else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not abs(number) <= LARGEST:
-        raise BadRow(f"{what} is {shortened(repr(value), 43)}; expected a finite number")
+        raise BadRow(f"{key} is {shortened(repr(value), 43)}; expected a finite number")
     return number
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from cache.errors import CorruptArtifactError, SchemaError
 from cache.parquet import BoundedParquet, as_rows, as_values, bounded_parquet
-from pipeline.datasets.rows import Row, Rows, read_json_list
-from pipeline.datasets.text_file import read_bytes
+from pipeline.datasets.readers.rows import Row, Rows, read_json_list
+from pipeline.datasets.readers.text_file import read_bytes
 from pipeline.downloads import HEAD_BYTES, no_text
 
 MAGIC = b"PAR1"

@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.datasets.values import BadRow, exact_text, text
+from pipeline.datasets.readers.values import BadRow, exact_text, text
 from pipeline.option_letters import OPTION_LETTERS
 
 LABEL = re.compile(r"\(?([A-Z])[.):]\s*", re.IGNORECASE)  # "A. ", "A) ", "(A) ", "A: "
 
 
-def options_of(what: str, values: Any) -> tuple[str, ...]:
+def options_of(key: str, values: Any) -> tuple[str, ...]:
     """Return the texts of a list of options, without the letter each may begin with ("A. Apples."), which prompts add.
 
     Letters are removed once, and only if every option begins with its own: "A. Milne" beside "Poe" is a name. Raises BadRow,
@@ -18,14 +18,14 @@ def options_of(what: str, values: Any) -> tuple[str, ...]:
     """
     if not isinstance(values, list) or not 2 <= len(values) <= len(OPTION_LETTERS):
         count = f"{len(values)} options" if isinstance(values, list) else "no list of options"
-        raise BadRow(f"{what}: {count}, 2 to {len(OPTION_LETTERS)} were wanted")
-    texts = tuple(text(f"{what} {position}", value) for position, value in enumerate(values))
+        raise BadRow(f"{key}: {count}, 2 to {len(OPTION_LETTERS)} were wanted")
+    texts = tuple(text(f"{key} {position}", value) for position, value in enumerate(values))
     labels = [label for label in map(LABEL.match, texts) if label]
     letters, expected = [label[1].upper() for label in labels], list(OPTION_LETTERS[: len(texts)])
     if letters == expected:
-        return tuple(text(f"{what} {label[1]}", label.string[label.end() :]) for label in labels)
+        return tuple(text(f"{key} {label[1]}", label.string[label.end() :]) for label in labels)
     if sorted(letters) == expected:
-        raise BadRow(f"{what} carry the letters {', '.join(letters)}, {', '.join(expected)} were wanted")
+        raise BadRow(f"{key} carry the letters {', '.join(letters)}, {', '.join(expected)} were wanted")
     return texts
 
 

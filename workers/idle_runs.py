@@ -19,7 +19,7 @@ from prefect.runtime import deployment as this_deployment
 from prefect.runtime import flow_run as this_run
 from prefect.states import Running, State
 
-from pipeline.inference.resident import Models, keeping_models
+from pipeline.loaded_models import keeping_models
 from workers.piece import make_pieces
 
 log = logging.getLogger("sevila")
@@ -33,10 +33,10 @@ NEXT_ARTIFACT = "next-artifact"  # key of the run's input
 
 def make_pieces_and_stay(artifact: str, request: dict[str, Any]) -> State[None]:
     """Build pieces as `make_pieces` does; on a worker of pool gpu, then stay for what the parent run hands over."""
-    with keeping_models(Models(in_turn=True)):
-        state = make_pieces(artifact, request)
+    with keeping_models():
+        state = make_pieces(artifact, request, _is_worker_wanted)
         while state.is_completed() and this_deployment.name == "gpu" and (artifact := _next_artifact(artifact)):
-            state = make_pieces(artifact, request)
+            state = make_pieces(artifact, request, _is_worker_wanted)
     return state
 
 
@@ -63,12 +63,12 @@ def release(client: SyncPrefectClient, run_id: UUID) -> None:
     client.create_flow_run_input(run_id, NEXT_ARTIFACT, "")
 
 
-def _next_artifact(done: str) -> str:
+def _next_artifact(built: str) -> str:
     """Wait for another artifact; return its id, or an empty text if there is none."""
     run_id = UUID(str(this_run.id))
     try:
         with get_client(sync_client=True) as client:
-            client.set_flow_run_state(run_id, Running(name=IDLE, message=done))
+            client.set_flow_run_state(run_id, Running(name=IDLE, message=built))
             give_up = time.monotonic() + IDLE_SECONDS
             while time.monotonic() < give_up:
                 if inputs := client.filter_flow_run_input(run_id, NEXT_ARTIFACT, limit=1, exclude_keys=set()):
@@ -77,7 +77,7 @@ def _next_artifact(done: str) -> str:
                         client.update_flow_run(run_id, name=artifact)
                         client.set_flow_run_state(run_id, Running())
                     return artifact
-                if _is_worker_wanted(client):
+                if _is_worker_wanted():
                     break
                 time.sleep(POLL_SECONDS)
     except Exception as error:  # the artifact is built: an unreachable server must not fail the run
@@ -85,9 +85,10 @@ def _next_artifact(done: str) -> str:
     return ""
 
 
-def _is_worker_wanted(client: SyncPrefectClient) -> bool:
+def _is_worker_wanted() -> bool:
+    """Return whether another run waits for a worker of pool gpu."""
     is_due = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": {"before_": datetime.now(UTC)}}
     pool = WorkPoolFilter.model_validate({"name": {"any_": ["gpu"]}})
-    return bool(
-        client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(is_due), work_pool_filter=pool, limit=1)
-    )
+    run_filter = FlowRunFilter.model_validate(is_due)
+    with get_client(sync_client=True) as client:
+        return bool(client.read_flow_runs(flow_run_filter=run_filter, work_pool_filter=pool, limit=1))

@@ -18,10 +18,10 @@ from pipeline.selection.keyframes import ChosenFrames
 from pipeline.video.frames import SampledVideo
 
 if TYPE_CHECKING:
-    from pipeline.video.keyframe_files import WantedFiles
+    from pipeline.video.keyframe_files import KeyframeFiles
 
 
-class AskedVideo(NamedTuple):
+class QuestionsOfVideo(NamedTuple):
     """A video's file and questions, in the order of Keyframes."""
 
     video: VideoFile
@@ -58,7 +58,7 @@ class AskedVideo(NamedTuple):
 
 
 def ask_videos(
-    videos: Sequence[AskedVideo], reader: PictureReader, height: int | None, processes: int
+    videos: Sequence[QuestionsOfVideo], reader: PictureReader, height: int | None, processes: int
 ) -> Iterator[list[Callable[[], WrittenAnswer]]]:
     """Yield for each video the functions that wait for the answers to its questions.
 
@@ -83,14 +83,14 @@ def ask_videos(
                 rmtree(folder, ignore_errors=True)
 
 
-def _request(asked: AskedVideo, folder: Path, suffix: str, height: int | None) -> WantedFiles:
-    from pipeline.video.keyframe_files import WantedFile, WantedFiles
+def _request(asked: QuestionsOfVideo, folder: Path, suffix: str, height: int | None) -> KeyframeFiles:
+    from pipeline.video.keyframe_files import KeyframeFile, KeyframeFiles
 
     folder.mkdir()
-    files = [WantedFile(_picture(folder, index, suffix), (index,)) for index in asked.frame_indices]
+    files = [KeyframeFile(_picture(folder, index, suffix), (index,)) for index in asked.frame_indices]
     video = asked.video
     assert video.path is not None
-    return WantedFiles(video.path, video.digest, video.stamp, tuple(files), height)
+    return KeyframeFiles(video.path, video.digest, video.stamp, tuple(files), height)
 
 
 def _picture(folder: Path, index: int, suffix: str) -> Path:
