@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -77,6 +78,9 @@ def make_video(
         container.mux(stream.encode(None))
         if audio is not None:
             _mux_tone(container, audio, seconds=float(n_frames / rate))
+    if codec == "libsvtav1" and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        # As root, SVT-AV1 gives its caller the highest real-time priority, which all later child processes inherit.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return path
 
 
