@@ -6,9 +6,9 @@ resizing; its lower half is a colour gradient that moves with time, so that colo
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
-import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
