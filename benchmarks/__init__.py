@@ -1,1 +1,1 @@
-"""Benchmarks of the pipeline: one command each, no assertions; results go to docs/performance.md."""
+"""Benchmarks of the pipeline: one command each and what they share, no assertions; results go to docs/performance.md."""

@@ -1,1 +1,1 @@
-"""Bytes: fingerprints, the store and its pool, Parquet tables, HDF5 arrays; no torch, and no concepts of models."""
+"""Bytes: fingerprints, the store and its pool, Parquet tables, HDF5 arrays, sharing, removal; no torch, no concepts of models."""

@@ -111,7 +111,7 @@ def repair_hint(path: Path | str) -> str:
 def rebuild_hint(path: Path | str) -> str:
     """Return how to replace a file of a store whose content no stage wrote, though it is as its record says."""
     stage = _artifact_of(path).partition("-")[0]
-    return f"`sevila stage {stage} RECIPE --again` rebuilds it" if stage else "delete it"
+    return f"`sevila stage {stage} RECIPE --again` rebuilds it" if stage else "restore it, or remove this row"
 
 
 def _artifact_of(path: Path | str) -> str:

@@ -33,7 +33,7 @@ class PoolReader:
         names = ("video_id", "key", "part", "rows", "part_rows", "frame_indices")
         for video_id, *place in zip(*(parts[name] for name in names), strict=True):
             _, _, artifact_rows, part_rows, indices = place
-            if not len(artifact_rows) == len(part_rows) == len(indices) or min(part_rows, default=0) < 0:
+            if not len(artifact_rows) == len(part_rows) == len(indices):
                 raise CorruptArtifactError(
                     f"video {video_id!r}: rows {part_rows} of a part of {space} cannot be rows {artifact_rows} of the artifact; "
                     "it was not written by a stage: run its recipe again"

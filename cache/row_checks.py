@@ -26,7 +26,7 @@ class RowProblem(NamedTuple):
     text: str
 
 
-def value_problem(table: pa.Table, may_be_null: Sequence[str], may_be_infinite: Sequence[str]) -> RowProblem | None:
+def value_problem(table: pa.Table, may_be_null: Sequence[str], may_be_not_finite: Sequence[str]) -> RowProblem | None:
     """Return the first row of the first column with a null, or a number that is not finite, outside the columns named.
 
     Integers are counts and numbers of things: one below 0 is a problem, too, as other programs write -1 for what is not known.
@@ -34,7 +34,7 @@ def value_problem(table: pa.Table, may_be_null: Sequence[str], may_be_infinite: 
     for name, column in zip(table.column_names, table.columns, strict=True):
         start = 0
         for chunk in column.chunks:
-            at = _first_wrong(chunk, name in may_be_null, name in may_be_infinite)
+            at = _first_wrong(chunk, name in may_be_null, name in may_be_not_finite)
             if at is not None:
                 value = chunk[at].as_py()
                 actual = "is null" if value is None else f"holds {reprlib.repr(value)}"
@@ -43,16 +43,16 @@ def value_problem(table: pa.Table, may_be_null: Sequence[str], may_be_infinite: 
     return None
 
 
-def _first_wrong(chunk: pa.Array, may_be_null: bool, may_be_infinite: bool) -> int | None:
+def _first_wrong(chunk: pa.Array, may_be_null: bool, may_be_not_finite: bool) -> int | None:
     if chunk.null_count and not may_be_null:
         return int(chunk.is_null().index(True).as_py())
     if pa.types.is_list(chunk.type):
-        element = _first_wrong(chunk.flatten(), may_be_null, may_be_infinite)
+        element = _first_wrong(chunk.flatten(), may_be_null, may_be_not_finite)
         if element is None:
             return None
         ends = chunk.value_lengths().fill_null(0).to_numpy().cumsum()
         return int(np.searchsorted(ends, element, side="right"))
-    if pa.types.is_floating(chunk.type) and not may_be_infinite:
+    if pa.types.is_floating(chunk.type) and not may_be_not_finite:
         at = int(pc.is_finite(chunk).index(False).as_py())
         return at if at >= 0 else None
     if pa.types.is_integer(chunk.type) and (pc.min(chunk).as_py() or 0) < 0:
@@ -66,14 +66,17 @@ def _wanted(kind: pa.DataType) -> str:
 
 
 class KeyCheck:
-    """Holds rows against the table's key, one file after the other: each key once, and what the last column numbers in order.
+    """Holds rows against the table's key, one file after the other.
 
-    A key of one column is in one row; of several, the rows of the others are together, numbered by the last one from `first`.
+    A key of one column, of text, differs in every row. Of a key (a, b, n), rows of equal (a, b) are adjacent, n counts `first`,
+    `first` + 1, ... in them, and no (a, b) comes back later.
     """
 
     def __init__(self, key: Sequence[str], first: int) -> None:
         self.columns = tuple(key)
-        self._ids, self._number, self._first = key[:1] if len(key) == 1 else key[:-1], key[1:][-1:], first
+        self._ids = key[:1] if len(key) == 1 else key[:-1]
+        self._number = key[1:][-1:]  # the column that numbers rows, or none
+        self._first = first
         self._hashes: list[np.ndarray] = []  # of the keys, one for the rows that are together
 
     def problem(self, table: pa.Table) -> RowProblem | None:
@@ -107,7 +110,7 @@ class KeyCheck:
         return bool((hashes[1:] == hashes[:-1]).any())
 
     def repeated(self, tables: Iterable[pa.Table]) -> tuple[int, RowProblem] | None:
-        """Return the number of the file, and the row, whose key is in an earlier row, not one of those right before it."""
+        """Return the number of the file, and the row, whose key is in an earlier row that is not adjacent."""
         seen: dict[tuple[str, ...], str] = {}
         for file, table in enumerate(tables):
             before = None

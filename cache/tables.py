@@ -48,7 +48,7 @@ class Schema:
     def __init__(self, version: int, /, *key: str, first: int = 0, **columns: str) -> None:
         self.version, self.key, self.first = version, key, first
         self.may_be_null = [name for name, kind in columns.items() if kind.endswith(OR_NULL)]
-        self.may_be_infinite = [name for name, kind in columns.items() if kind.endswith(OR_NOT_FINITE)]
+        self.may_be_not_finite = [name for name, kind in columns.items() if kind.endswith(OR_NOT_FINITE)]
         self.columns = {name: kind.partition(" or ")[0] for name, kind in columns.items()}
         unknown = {*self.columns.values()} - {*COLUMN_TYPES, *(f"list<{kind}>" for kind in COLUMN_TYPES)}
         if unknown:
@@ -130,7 +130,7 @@ def _table(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any] | np.
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             raise SchemaError(f"{path.name}, column {name!r}: not {kind}: {error}") from error
     table = pa.Table.from_arrays(arrays, schema=schema.arrow())
-    if problem := value_problem(table, schema.may_be_null, schema.may_be_infinite):
+    if problem := value_problem(table, schema.may_be_null, schema.may_be_not_finite):
         raise SchemaError(f"{path.name}, row {problem.row}: {problem.text}")
     return table
 
@@ -246,7 +246,7 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_
             if n_rows is not None and n_claimed > n_rows:
                 raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, expected {n_rows}; {repair_hint(path)}")
             table = file.read()
-        problem = value_problem(table, schema.may_be_null, schema.may_be_infinite) or keys.problem(table)
+        problem = value_problem(table, schema.may_be_null, schema.may_be_not_finite) or keys.problem(table)
         if problem is not None:
             raise _refusal(path, schema, problem)
         tables.append(table.select(wanted.names))

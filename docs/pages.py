@@ -15,7 +15,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from cache import pool_listing
-from cache.tables import OR_NULL
+from cache.tables import OR_NOT_FINITE, OR_NULL
 from cli.app import app
 from pipeline.engine.recipe import available, load, section_configs
 from pipeline.engine.stage import Config
@@ -106,7 +106,9 @@ def tables() -> str:
             rows = [
                 [
                     code(column),
-                    kind + OR_NULL * (column in schema.may_be_null),
+                    kind
+                    + OR_NULL * (column in schema.may_be_null)
+                    + OR_NOT_FINITE * (column in schema.may_be_not_finite),
                     _with_code(notes.get((name, column)) or EVERYWHERE.get(column, "")),
                 ]
                 for column, kind in schema.columns.items()

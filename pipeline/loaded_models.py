@@ -33,10 +33,10 @@ class Models:
             return model
 
     def drop_oldest(self) -> bool:
-        """Drop the least recently used model that is not in use, which is: referenced elsewhere; return whether there is one."""
+        """Drop the least recently used model that nobody else references; return whether there is one."""
         with self._lock:
             for key in list(self._loaded):
-                model = ref(self._loaded.pop(key))
+                model = ref(self._loaded.pop(key))  # weak: it is freed here if nobody else holds it
                 gc.collect()  # a finished step may have left it in a reference cycle
                 in_use = model()
                 if in_use is None:
@@ -87,7 +87,7 @@ def _lacks(n_bytes: float, device: str) -> bool:
 
 
 def free_gpu_memory() -> None:
-    """Free the GPU memory held by unreachable reference cycles and by torch's cache, for other processes."""
+    """Free the GPU memory held by unreachable reference cycles and by torch's cache."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         gc.collect()

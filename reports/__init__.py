@@ -1,1 +1,1 @@
-"""Reports: results and comparisons of runs, tables of the paper, the benchmark; listings of store, data sets and machine."""
+"""What commands do: results, comparisons, sweeps, the paper's tables, questions asked, exports, the benchmark, listings."""

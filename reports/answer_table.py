@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cache.errors import CorruptArtifactError, SevilaError
+from cache.errors import CorruptArtifactError, SevilaError, rebuild_hint
 from cache.printable import printable
 from cache.store import Store
 from pipeline.datasets.question import Question
@@ -48,7 +48,7 @@ def answers_in_words(store: Store, answers_id: str) -> Sequence[AnswerInWords]:
     chosen = ByKey(keyframes.columns("keyframes", "question_id")["question_id"], rows)
 
     def in_words(answer: Answered) -> AnswerInWords:
-        return _in_words(answer, by_id[answer.question_id], chosen[answer.question_id].seconds)
+        return _in_words(answer, by_id[answer.question_id], chosen[answer.question_id].seconds, answers)
 
     return Mapped(in_words, typed_rows_of_all(answers, "answers", questions, Answered))
 
@@ -93,12 +93,12 @@ def _as_cell(value: Any) -> Any:
     return ("'" if is_formula else "") + printable(value)
 
 
-def _in_words(answer: Answered, question: Question, seconds: Sequence[float]) -> AnswerInWords:
+def _in_words(answer: Answered, question: Question, seconds: Sequence[float], source: Answers) -> AnswerInWords:
     def text(index: int | None) -> str:
         if index is not None and index >= len(question.options):
             raise CorruptArtifactError(
                 f"question {question.question_id!r} has the answer {index}, from 0, of {len(question.options)} options; "
-                "`sevila stage answer_questions RECIPE --again` rebuilds it"
+                f"{rebuild_hint(source.path)}"
             )
         return "" if index is None else question.options[index]
 

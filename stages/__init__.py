@@ -1,1 +1,1 @@
-"""The stages, one per file, `all.py`, which lists them, and `chain.py`, which connects them; nothing else."""
+"""The stages, one per file, listed in `all.py`; `chain.py`, `ask_chain.py`, `replaceable.py` and `extensions.py` connect them."""

@@ -50,7 +50,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Artifact:
 
 
 def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
-    """Figure 3: train the Localizer on moments, then refine it with the Answerer's labels, round by round.
+    """Figure 3, the reverse chain: train the Localizer on moments, then refine it with the Answerer's labels, round by round.
 
     Each choice of keyframes is a row of results: the Answerer is fine-tuned on them and evaluated. Rows may run in parallel.
     """
@@ -63,9 +63,9 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     test = _features(step, sources, splits.test, test_questions, backbone)
     train = _features(step, sources, splits.train, train_questions, backbone)
     results, tune_and_evaluate = Results(test_questions), partial(_future_row, step, Setup(test, train, answerer))
-    for choice in choices.baselines(recipe.chain):  # baselines and upper bounds
+    for choice in choices.baselines(recipe.chain):  # keyframes without scores
         results.add(tune_and_evaluate(choice, None, answerer))
-    for choice in choices.learned(recipe.chain):  # on answers alone
+    for choice in choices.learned(recipe.chain):  # trained selectors
         named = {"setting": choice.name, "selector": choice.selector}
         results.trained(f"selector, {choice.name}", selector := step(stages.train_selector, *train, answerer, **named))
         results.add(tune_and_evaluate(choice, selector, answerer))
@@ -73,13 +73,13 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
         is_blank = not recipe.config(stages.init_localizer).weights
         blank = localizer if is_blank else step(stages.init_localizer, backbone, None, setting="untrained", weights="")
         results.add(tune_and_evaluate(choices.UNTRAINED, blank, answerer))
-    if requirements.pretrains_localizer(recipe):  # on moments
+    if requirements.pretrains_localizer(recipe):  # Localizer, on moments
         pretraining = _features(step, sources, splits.pretraining, queries, backbone) if splits.pretraining else train
         localizer = step(stages.pretrain_localizer, *pretraining, localizer)
         results.trained("Localizer, pre-trained", localizer)
     if "pretrained" in recipe.chain.selectors:
         results.add(tune_and_evaluate(choices.PRETRAINED, localizer, answerer))
-    for choice in choices.refinements(recipe.chain):  # on the Answerer's answers from single frames
+    for choice in choices.refinements(recipe.chain):  # Localizer, on the Answerer's answers from single frames
         labels = step(stages.label_frames, *train, answerer, setting=choice.round)
         localizer = step(stages.refine_localizer, *train, localizer, labels, setting=choice.round)
         results.refined(choice, labels, localizer)

@@ -1,4 +1,4 @@
-"""The steps of Figure 1 that a recipe can replace: models, frame scores and vectors, keyframes, and answers."""
+"""The steps that a recipe can replace: models, frame scores and vectors, keyframes, and answers."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from pipeline.models.localizer import Localizer
 
 
-TEXTS = np.dtypes.StringDType()  # a third of what as many Python objects take
+TEXTS = np.dtypes.StringDType()  # takes a third of the memory of Python strings
 
 
 class FrameScores(Artifact):
@@ -105,11 +105,11 @@ class FrameScores(Artifact):
         return ScoresByQuestion(**scores, where=ByKey(Mapped(ids.__getitem__, finite), where), failed=failed)
 
     def without_scores(self) -> Mapping[str, Reason]:
-        """Return why questions have no rows, by their ids; none where only a failed video's have none."""
+        """Return why questions have no rows, by their ids; empty if only questions of failed videos have none."""
         return {}
 
     def refuse_cut(self, of_questions: Collection[tuple[str, int]]) -> None:
-        """Hold the frames of each question, by its id, against what they were made from, as far as the store has that."""
+        """Raise `CorruptArtifactError` if a question's frames are not those of its clip, if the store has its inputs."""
         ids = [self.record.inputs.get(name) or "" for name in ("questions", "frames", "features")]
         if all(map(self.store.exists, ids)):
             videos = Features(self.store, ids[2]).videos()

@@ -69,7 +69,8 @@ class Keyframes(Artifact):
         clips = frames.clips_of(questions)
 
         def checked(row: ChosenFrames) -> ChosenFrames:
-            if not row.reason and not row.are_of(clips[row.video_id, row.clip_id]):
+            clip = clips.get((row.video_id, row.clip_id))
+            if not row.reason and (clip is None or not row.are_of(clip)):
                 raise CorruptArtifactError(
                     f"{self.id}: question {row.question_id!r} has frames {row.frame_indices} at positions {row.positions}; "
                     f"its clip in {frames.id} has others; {rebuild_hint(self.path)}"

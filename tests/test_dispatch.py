@@ -12,6 +12,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Completed, Crashed, Failed, Running, State
 
 from workers import dispatch, flow_runs, gpu_workers, idle_runs
+from workers.piece import GAVE_UP
 
 
 @pytest.mark.parametrize("second", [Completed(), Crashed(), Failed()])
@@ -123,6 +124,24 @@ def test_a_step_takes_idle_runs_and_leaves_those_that_are_about_to_end_their_ste
     client: Any = None
     assert workers._hand_over(client, "score_frames-v1-0") == idle and workers._hand_over(client, "none") is None
     assert handed_over == [dead, idle] and workers._staying == [busy]
+
+
+def test_a_run_that_left_an_unfinished_input_is_submitted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[Any] = []
+    states = iter([Completed(name=GAVE_UP), Completed()])
+    monkeypatch.setattr(gpu_workers, "get_client", lambda **options: nullcontext())
+    monkeypatch.setattr(gpu_workers, "_n_slots", lambda client: 1)
+    monkeypatch.setattr(
+        gpu_workers, "_states_when_over", lambda client, waiting, id: dict.fromkeys(waiting, next(states))
+    )
+    monkeypatch.setattr(gpu_workers, "cancel_scheduled", lambda client, run_ids: [])
+    monkeypatch.setattr(gpu_workers, "cancel", lambda client, run_ids: None)
+    monkeypatch.setattr(gpu_workers, "STATE_POLL_SECONDS", 0)
+    workers = gpu_workers.GpuWorkers(lambda *run: submitted.append(run) or uuid4())  # type: ignore[func-returns-value]
+    workers.begin("extract_features-v2-0")
+    with workers.connected() as make_all:
+        make_all("extract_features-v2-0", 3, Counter(), lambda: 0)
+    assert len(submitted) == 2
 
 
 def test_runs_that_began_on_an_unfinished_input_build_the_pieces_and_are_cancelled_where_nothing_comes_of_it(

@@ -31,7 +31,7 @@ def test_every_column_has_a_meaning_and_every_table_its_own_description() -> Non
     lines = [line for line in pages.tables().splitlines() if line.startswith("| `")]
     assert [line for line in lines if not line.rstrip("| ").split(" | ")[2:]] == []
     assert "| `gradient_norm` | float64 | before clipping |" in lines
-    assert "| `width` | int32 | of the coded pictures, in pixels |" in lines
+    assert "| `width` | int32 or null | of the coded pictures, in pixels |" in lines
     text = pages.tables()
     assert "\nOne optimizer step; a row of the table `curves`.\n" in text  # the row's docstring, not the artifact's
     assert "\nWhat is said, in the video's time; no rows unless" in text

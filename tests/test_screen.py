@@ -31,7 +31,7 @@ torch.cuda.is_initialized = lambda: True
 log = logging.getLogger("sevila")
 
 def each(items):
-    for number, item in enumerate(waiting.model_input(progress.track(items, shard, "question"))):
+    for number, item in enumerate(input_wait.model_input(progress.track(items, shard, "question"))):
         log.info("[31/71] %s: line %d", {STEP!r}, number) if number % 10 == 0 else None
         yield item
 
@@ -43,11 +43,11 @@ for _ in each(range(100)):
 writer.join()
 with progress.steps_bar("finetune_answerer", 20, 0) as step:
     for number in range(1, 21):
-        list(waiting.model_input([1]))
+        list(input_wait.model_input([1]))
         step(number, {{"loss": 1 / number, "frames_per_second": 1234.5678, "gradient_norm": number * 1e4}})
         warnings.warn("of a library %d" % number) if number == 3 else None
 with progress.frame_progress(shard, 3000) as frames, progress.count_bar("verify", 10**10, "B") as read:
-    list(waiting.model_input([1]))
+    list(input_wait.model_input([1]))
     frames.add(1000, 5)
     read(10**9)
 for percent in (10.0, 20.0):

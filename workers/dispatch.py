@@ -62,6 +62,8 @@ class Dispatch:
         if n_missing and stage.gpu:
             with (self._ray if self._target == "ray" else self._workers).connected() as make_all:
                 _dispatch_pieces(stage, cfg, run, inputs, n_missing, make_all)
+        elif stage.gpu:
+            self._workers.keep(str(stage.artifact_id(cfg, inputs)))
         elif n_missing > 1:
             with _helped(stage, str(stage.artifact_id(cfg, inputs)), n_missing - 1, self._submit):
                 return build(stage, cfg, run, inputs)

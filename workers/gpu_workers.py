@@ -18,7 +18,7 @@ from prefect.states import State
 
 from workers.flow_runs import STATE_POLL_SECONDS, Submit, cancel, cancel_scheduled, n_online, states_of
 from workers.idle_runs import IDLE, hand_over, is_idle, release
-from workers.piece import BACK_OFF_SECONDS, PROGRESS_SECONDS, MakeAll, ShowLeft, count_failure, run_name
+from workers.piece import BACK_OFF_SECONDS, GAVE_UP, PROGRESS_SECONDS, MakeAll, ShowLeft, count_failure, run_name
 
 log = logging.getLogger("sevila")
 
@@ -49,10 +49,18 @@ class GpuWorkers:
 
     def begin(self, id: str) -> None:
         """Let the pool's workers begin on an artifact whose inputs are still being made."""
-        if id not in self._begun:
+        if id in self._begun:
+            return
+        try:
             with get_client(sync_client=True) as client:
                 numbers = range(_n_slots(client) or 0)
                 self._begun[id] = [self._run_on(client, id, number) for number in numbers]
+        except Exception as error:  # the step itself meets the cause again
+            log.debug("no worker begins on %s: %s", id, error)
+
+    def keep(self, id: str) -> None:
+        """Keep the runs that began on an artifact, of which no piece is missing, for a later step."""
+        self._staying += self._begun.pop(id, [])
 
     def release(self) -> None:
         """Let the runs end that stay, and cancel those that have begun on something that is no longer needed."""
@@ -81,7 +89,7 @@ class GpuWorkers:
                     shown_at = time.monotonic()
                     show_left()
                 over = _states_when_over(client, waiting, id)
-                if any(state is not None and (state.is_completed() or is_idle(state, id)) for state in over.values()):
+                if any(_has_no_more(state, id) for state in over.values()):
                     due.clear()  # no piece is left to lock: runs that have not started would do nothing
                     cancelled = cancel_scheduled(client, list(waiting.values()))
                     waiting = {number: run_id for number, run_id in waiting.items() if run_id not in cancelled}
@@ -91,8 +99,8 @@ class GpuWorkers:
                         return
                 for number, state in over.items():
                     run_id = waiting.pop(number)
-                    if state is None:
-                        log.warning("run %s was deleted and is submitted again", number)
+                    if state is None or state.name == GAVE_UP:
+                        log.warning("run %s was deleted, or left an unfinished input; it is submitted again", number)
                         due[number] = 0.0
                     elif is_idle(state, id):
                         self._staying.append(run_id)
@@ -122,6 +130,11 @@ def _states_when_over(client: SyncPrefectClient, waiting: dict[int, UUID], id: s
     states = states_of(client, list(waiting.values()))
     by_number = {number: states.get(run_id) for number, run_id in waiting.items()}
     return {n: state for n, state in by_number.items() if state is None or state.is_final() or is_idle(state, id)}
+
+
+def _has_no_more(state: State[Any] | None, id: str) -> bool:
+    """Return whether a run in this state, None if it was deleted, has found no further piece of the artifact to lock."""
+    return state is not None and (is_idle(state, id) or (state.is_completed() and state.name != GAVE_UP))
 
 
 def _n_slots(client: SyncPrefectClient) -> int | None:

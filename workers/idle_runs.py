@@ -20,7 +20,7 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import Running, State
 
 from pipeline.loaded_models import keeping_models
-from workers.piece import make_pieces
+from workers.piece import GAVE_UP, make_pieces
 
 log = logging.getLogger("sevila")
 
@@ -35,7 +35,12 @@ def make_pieces_and_stay(artifact: str, request: dict[str, Any]) -> State[None]:
     """Build pieces as `make_pieces` does; on a worker of pool gpu, then stay for what the parent run hands over."""
     with keeping_models():
         state = make_pieces(artifact, request, _is_worker_wanted)
-        while state.is_completed() and this_deployment.name == "gpu" and (artifact := _next_artifact(artifact)):
+        while (
+            state.is_completed()
+            and state.name != GAVE_UP
+            and this_deployment.name == "gpu"
+            and (artifact := _next_artifact(artifact))
+        ):
             state = make_pieces(artifact, request, _is_worker_wanted)
     return state
 
@@ -86,9 +91,13 @@ def _next_artifact(built: str) -> str:
 
 
 def _is_worker_wanted() -> bool:
-    """Return whether another run waits for a worker of pool gpu."""
+    """Return whether another run waits for a worker of pool gpu; False if the server cannot be reached."""
     is_due = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": {"before_": datetime.now(UTC)}}
     pool = WorkPoolFilter.model_validate({"name": {"any_": ["gpu"]}})
     run_filter = FlowRunFilter.model_validate(is_due)
-    with get_client(sync_client=True) as client:
-        return bool(client.read_flow_runs(flow_run_filter=run_filter, work_pool_filter=pool, limit=1))
+    try:
+        with get_client(sync_client=True) as client:
+            return bool(client.read_flow_runs(flow_run_filter=run_filter, work_pool_filter=pool, limit=1))
+    except Exception as error:
+        log.debug("the server does not say whether a run waits: %s", error)
+        return False

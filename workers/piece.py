@@ -34,6 +34,8 @@ PROGRESS_SECONDS = 15.0  # interval of progress updates, each of which reads the
 SETTING = "sevila-setting"  # name of the flow whose runs are the branches of a chain (workers/as_tasks.py)
 MACHINE_FAILURE = "FailedByMachine"  # state name of a failed run whose pieces a retry, or another worker, may complete
 
+GAVE_UP = "InputUnfinished"  # state name of a run that left before the input of its artifact was finished
+
 ShowLeft = Callable[[], int]  # shows how many pieces are missing, and returns it
 # (artifact id, number of missing pieces, failures so far by run, ShowLeft): dispatches the pieces to so many runs at most, which
 # have numbers from 0 on; some pieces may still be missing afterwards.
@@ -55,8 +57,8 @@ def make_pieces(
         # Remembered digests are safe for all sources, because the artifact's id fixes its inputs.
         chosen, run, sources = open_request(**request, remembered=KINDS)
         with run.store.in_use():
-            RunPieces(artifact, chosen, run, is_wanted_elsewhere).walk(chain_of(chosen), sources)
-        return Completed(message=artifact)
+            is_done = RunPieces(artifact, chosen, run, is_wanted_elsewhere).walk(chain_of(chosen), sources)
+        return Completed(message=artifact, name=None if is_done else GAVE_UP)
 
     return final_state(work)
 

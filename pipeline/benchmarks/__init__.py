@@ -1,1 +1,1 @@
-"""Matrices of the nightly benchmark that come with the package, and when a night is worse than those before."""
+"""Matrices of the nightly benchmark that come with the package, and the tolerances by which a night is worse."""

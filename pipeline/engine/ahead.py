@@ -1,6 +1,6 @@
 """Looking ahead: a stage that runs a model begins on the finished shards of an input that is still being made.
 
-Only the pool gets what it computes, by content, and the stage finds it there when it runs. Nothing is published ahead.
+What it computes goes only to the pool, under the key of its content, where the stage finds it. Nothing is published ahead.
 """
 
 from __future__ import annotations
@@ -8,21 +8,22 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cache.errors import CorruptArtifactError
 from cache.notes import read_note
-from cache.record import PROGRESS, Record
+from cache.record import PLAN, PROGRESS, Record
 from pipeline.engine.build import planned
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.progress import shown_by
-from pipeline.engine.stage import Artifact, Config, RunContext, Stage
+from pipeline.engine.stage import Artifact, Config, Plan, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
@@ -71,8 +72,8 @@ def in_a_thread(step: StepAhead, run: RunContext) -> Iterator[None]:
     is_over = threading.Event()
 
     def work() -> None:
-        for _ in look_ahead(step, run):
-            if is_over.wait(SHARD_POLL_SECONDS):
+        for is_new in look_ahead(step, run):
+            if is_over.wait(0 if is_new else SHARD_POLL_SECONDS):
                 return
 
     # A daemon thread: an interrupted process does not wait for it; the store stays consistent.
@@ -116,30 +117,40 @@ def overlaps(run: RunContext) -> bool:
     return run.torch_device() != "cpu"
 
 
-def look_ahead(step: StepAhead, run: RunContext) -> Iterator[int]:
-    """Compute what a step puts into the pool for the finished shards of its awaited input; yield their number after each look.
+def look_ahead(step: StepAhead, run: RunContext) -> Iterator[bool]:
+    """Compute what a step puts into the pool for each finished shard of its awaited input, and yield True after each.
 
-    An error ends it with a line in the log: the step itself meets the cause again.
+    Yields False where there is no further shard yet. After an error there is none: the step itself meets the cause again.
     """
     seen: set[str] = set()
+    is_able = True
     log.info("%s: begins on finished shards of its input", step.stage.name)
-    with shown_by(lambda *progress: None):
+    with shown_by(lambda *progress: None):  # the bar of the step that makes the input stays alone
         while True:
-            n_before = len(seen)
             try:
-                for shard in _finished_shards(step, seen):
+                shard = next(_finished_shards(step, seen), None) if is_able else None
+                if shard is not None:
                     _compute(step.reading(shard), run)
             except (FileNotFoundError, CorruptArtifactError) as error:  # published, or remade, meanwhile
                 log.debug("%s: a shard of its input is gone: %s", step.stage.name, error)
+                shard = None
             except Exception as error:
                 log.warning("%s: waits for the whole input: %s", step.stage.name, error)
-                return
-            yield len(seen) - n_before
+                is_able, shard = False, None
+            yield shard is not None
 
 
 def _compute(step: StepAhead, run: RunContext) -> None:
-    out = _PoolOnly(run.store, step.id, step.stage, planned(step.stage, step.config, run, step.inputs), only=())
+    out = _PoolOnly(run.store, step.id, step.stage, partial(_plan, step, run), only=())
     step.stage.function(step.config, run, *step.inputs, out=out)
+
+
+def _plan(step: StepAhead, run: RunContext) -> Plan:
+    """Return the plan for one shard of the input, with the settings of the artifact's own plan if that is stored."""
+    plan: Plan = planned(step.stage, step.config, run, step.inputs)()
+    with suppress(FileNotFoundError, CorruptArtifactError):
+        plan = plan._replace(settings=read_note(run.store.partial(step.id) / PLAN)["settings"])
+    return plan
 
 
 def _finished_shards(step: StepAhead, seen: set[str]) -> Iterator[PooledArtifact]:
@@ -150,7 +161,7 @@ def _finished_shards(step: StepAhead, seen: set[str]) -> Iterator[PooledArtifact
         if path.name not in seen:
             note = read_note(path)
             seen.add(path.name)
-            if note["artifact"] == step.draft.id and note["pool"]:  # without: by an earlier version of the program
+            if note["artifact"] == step.draft.id and note["pool"]:  # notes of earlier versions have no pool
                 parts = {name: note[name] for name in ("files", "rows", "pool")}
                 yield kind.of_shard(store, replace(step.draft, **parts), folder)
 

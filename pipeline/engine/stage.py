@@ -215,7 +215,8 @@ class Stage(Generic[Produced]):
         gpu: runs a model, so that one wants it on a machine with a GPU.
         plan_needs_rows: the identity of what comes after depends on its rows, so that a plan makes it, in a store of its own.
         later_inputs: those that came after the first artifacts were made: left out of identities where they are None.
-        begins_on: the input on whose finished shards the stage can begin (pipeline/engine/ahead.py); empty: on none.
+        begins_on: the input on whose finished shards the stage can begin (pipeline/engine/ahead.py); empty: on none. Its
+            function and plan take a shard as they take the input, and all that it computes goes through `out.pool`.
     """
 
     name: str

@@ -226,10 +226,11 @@ class RunPieces:
         self._recipe = recipe
         self._run = run
         self._is_wanted_elsewhere = is_wanted_elsewhere
+        self._gave_up = False
         self._drafts: dict[str, Record] = {}  # of the steps before the artifact, by id
 
-    def walk(self, chain: Callable[..., Any], sources: Sources) -> None:
-        """Run through a chain up to the artifact, and build its pieces.
+    def walk(self, chain: Callable[..., Any], sources: Sources) -> bool:
+        """Run through a chain up to the artifact, and build its pieces; return False if it gave up waiting for an input.
 
         Raises:
             SevilaError: the chain does not reach this artifact with the content of this store.
@@ -237,7 +238,7 @@ class RunPieces:
         try:
             chain(self._recipe, self, sources)
         except _Reached:
-            return
+            return not self._gave_up
         raise SevilaError(
             f"the chain of recipe {self._recipe.name!r} does not come to {self._artifact} here: another recipe, other data or "
             f"weights than where it was planned, or another store than {self._run.store.root}"
@@ -249,6 +250,7 @@ class RunPieces:
         id = stage.artifact_id(cfg, inputs)
         if id == self._artifact:
             published = self._published(stage, cfg, inputs)
+            self._gave_up = published is None
             if published is not None:
                 build_missing(stage, cfg, self._run, published)
             raise _Reached
@@ -262,14 +264,14 @@ class RunPieces:
         if awaited is None or not awaited.problem or awaited.id not in self._drafts:
             return inputs
         step, last_shard = StepAhead(stage, cfg, inputs, self._drafts[awaited.id]), time.monotonic()
-        for n_shards in look_ahead(step, self._run):
+        for is_new in look_ahead(step, self._run):
             if self._run.store.is_current(awaited.id):
                 return step.reading(type(awaited)(self._run.store, awaited.id)).inputs
-            last_shard = time.monotonic() if n_shards else last_shard
+            last_shard = time.monotonic() if is_new else last_shard
             idle_seconds = time.monotonic() - last_shard
             if idle_seconds > GIVE_UP_SECONDS or (idle_seconds > PATIENT_SECONDS and self._is_wanted_elsewhere()):
                 return None
-            time.sleep(SHARD_POLL_SECONDS)
+            time.sleep(0 if is_new else SHARD_POLL_SECONDS)
         return None
 
 

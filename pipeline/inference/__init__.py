@@ -1,1 +1,1 @@
-"""Inference: models loaded from artifacts, fed with cached features and run in batches."""
+"""Inference: models loaded from artifacts, fed with cached features and run in batches; other video-language models."""

@@ -1,1 +1,1 @@
-"""Selection: frame scores (and vectors) in, frame positions or moments out; pure functions, one file per method."""
+"""Selection: frame scores and vectors in, positions or moments out; pure functions, one file per method and what they share."""

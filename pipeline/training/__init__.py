@@ -1,1 +1,1 @@
-"""Training: the task protocol, the training loop, its processes, and the tasks of Localizer and Answerer."""
+"""Training: the task protocol, the training loop, its processes, and the tasks of Localizer, Answerer and selectors."""

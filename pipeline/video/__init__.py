@@ -1,1 +1,1 @@
-"""Videos: frame sampling, probing of files for content and damage, and decoding in separate processes."""
+"""Videos: frame sampling, probing of files for content and damage, decoding in processes, storing and exporting of frames."""

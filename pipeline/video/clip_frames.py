@@ -45,7 +45,7 @@ def digest_of_frames(frame_indices: np.ndarray) -> int:
 def digests_of_clips(
     clips: Clips, questions: Iterable[QuestionClip], video_ids: Collection[str]
 ) -> list[tuple[str, int]]:
-    """Return the id of each question about one of these videos, with the `digest_of_frames` of its clip."""
+    """Return the id of each question about one of these videos, with the `digest_of_frames` of its clip, 0 if that has none."""
     digests = {clip: digest_of_frames(of_clip["frame_index"]) for clip, of_clip in clips.items()}
     of_videos = (row for row in questions if row.video_id in video_ids)
-    return [(row.question_id, digests[row.video_id, row.clip_id]) for row in of_videos]
+    return [(row.question_id, digests.get((row.video_id, row.clip_id), 0)) for row in of_videos]

@@ -206,9 +206,9 @@ def result_sentence(numbers: RunNumbers) -> Sequence[tuple[str, bool]]:
     headline = numbers.headline(run.headline)
     dataset = config["dataset"] + (f" ({config['split']})" if config["split"] else "")
     if headline.accuracy_percent is None:
-        question_rows, *others = numbers.coverage()
-        n_questions = sum(row.n_questions for row in (question_rows, *others))
-        answered = f"{question_rows.n_questions:,} of {counted(n_questions, 'questions')} were answered"
+        asked_row, *others = numbers.coverage()
+        n_questions = sum(row.n_questions for row in (asked_row, *others))
+        answered = f"{asked_row.n_questions:,} of {counted(n_questions, 'questions')} were answered"
         return [(f"On {dataset}, {answered}; the right answers are not known, so there is no accuracy.", False)]
     setting = run.headline
     is_sevila = setting.column in ANSWERED_COLUMNS

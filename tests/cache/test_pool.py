@@ -108,9 +108,8 @@ def test_a_missing_part_raises_an_error_with_the_repair_command(tmp_path: Path) 
         read.read("v", [0])
 
 
-@pytest.mark.parametrize("part_rows", [[0], [-1, 0]])
-def test_an_invalid_parts_table_is_refused(tmp_path: Path, part_rows: list[int]) -> None:
-    row = {"video_id": "v", "key": KEY, "part": "p", "frame_indices": [1, 2], "rows": [0, 1], "part_rows": part_rows}
+def test_an_invalid_parts_table_is_refused(tmp_path: Path) -> None:
+    row = {"video_id": "v", "key": KEY, "part": "p", "frame_indices": [1, 2], "rows": [0, 1], "part_rows": [0]}
     with pytest.raises(CorruptArtifactError, match="not written by a stage"):
         reader_of(Store(tmp_path), [row])
 

@@ -451,7 +451,7 @@ def test_a_named_run_accepts_settings_of_an_added_stage(tmp_path: Path) -> None:
 def test_the_prefect_page_links_to_the_report(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = []
     monkeypatch.setattr("workers.pages.create_markdown_artifact", lambda page, key, about: pages.append(page))
-    monkeypatch.setattr("workers.pages.whose_page", lambda store: "Made by a run.")
+    monkeypatch.setattr("workers.pages.source_of_page", lambda store: "Made by a run.")
     answers = artifact(finished, "answers")
     show_summary("Recipe", "sevila", [answers], [""], report=(Path("/store/reports/a b/index.html"), "some"))
     assert (
