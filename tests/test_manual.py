@@ -21,7 +21,7 @@ def test_every_table_column_is_documented_with_its_schema_comment() -> None:
         for name, schema in stage.output.tables.items():
             section = text.split(f"## {name}, of {stage.name}\n")[1].split("\n## ")[0]
             assert all(f"| `{column}` | " in section for column in schema.columns)
-    assert "| `probability_yes` | float32 | softmax over the whole vocabulary |" in text
+    assert "| `probability_yes` | float32 or not finite | softmax over the whole vocabulary |" in text
     assert pages.column_notes(FrameScores)["frame_scores", "position"] == "in the question's clip"
     assert "| `rows` | list\\<int32\\> | rows of these frames among the video's frames" in text
     assert "The parts of the video that answer a question, where the data set knows them" in text.split("## moments")[1]
