@@ -159,8 +159,8 @@ def _finished_shards(step: StepAhead, seen: set[str]) -> Iterator[PooledArtifact
     folder = store.partial(step.draft.id)
     for path in sorted((folder / PROGRESS).glob("[0-9]*.json")):
         if path.name not in seen:
-            note = read_note(path)
             seen.add(path.name)
+            note = read_note(path)
             if note["artifact"] == step.draft.id and note["pool"]:  # notes of earlier versions have no pool
                 parts = {name: note[name] for name in ("files", "rows", "pool")}
                 yield kind.of_shard(store, replace(step.draft, **parts), folder)

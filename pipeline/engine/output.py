@@ -268,14 +268,14 @@ class ShardedOutput(Output):
         log.log(level, "%s: shard %d of %d done in %.1f s", name, shard.number + 1, n_shards, seconds)
 
     def _is_done(self, number: int, items: list[Any]) -> bool:
-        note = self._own_note(self._note(number))
-        return note is not None and note.get("shard") == number and note.get("items") == items
+        note = self._own_note(self._note(number)) or {}
+        is_whole = all((self.folder / name).is_file() for name in note.get("files", ()))  # users delete damaged ones
+        return is_whole and note.get("shard") == number and note.get("items") == items
 
     def _own_note(self, path: Path) -> dict[str, Any] | None:
         """Return a note of this artifact, made from what its inputs are now, or None."""
         note = _whole_note(path)
-        is_own = note is not None and all(note.get(name) == value for name, value in self.read.header.items())
-        return note if is_own else None
+        return note if note is not None and self.read.header.items() <= note.items() else None
 
     @property
     def _plan_note(self) -> Path:

@@ -169,6 +169,21 @@ def test_a_resumed_build_runs_only_unfinished_shards(
     assert content(uninterrupted) == content(resumed)
 
 
+def test_a_finished_shard_whose_file_a_user_deleted_is_made_again(
+    run: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = build(toy_count, Count(), run, [None])
+    monkeypatch.setenv("TOY_FAIL_AT", "2")
+    with pytest.raises(OSError, match="disk full"):
+        build(toy_square, Square(), run, [numbers])
+    monkeypatch.delenv("TOY_FAIL_AT")
+    (first,) = (run.store.root / "partial").glob("toy_square-*/squares/00000.parquet")
+    first.unlink()
+    resumed = build(toy_square, Square(), run, [numbers])
+    assert started(run) == [0, 1, 2, 0, 2]
+    assert [row["square"] for row in resumed.rows("squares")] == [0, 1, 4, 9, 16, 25]
+
+
 def test_another_shard_count_gives_the_same_rows_and_the_same_id(run: RunContext, tmp_path: Path) -> None:
     one = build(toy_square, Square(), run, [build(toy_count, Count(), run, [None])])
     other_run = RunContext(Store(tmp_path / "other"), device="cpu", shard_bytes=5)
