@@ -193,7 +193,7 @@ class Inference:
 
     Attributes:
         device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU
-        batch_tokens: tokens in a forward pass; auto: as many as fit on a GPU; default: 4,096 on a CPU, 16,384 on a GPU
+        batch_tokens: tokens in a forward pass; auto: as many as fit on a GPU; default: 4,096 on a CPU, 32,768 on a GPU
     """
 
     device: str = "auto"

@@ -10,8 +10,8 @@ import numpy as np
 
 
 def tokens_suiting(device: str) -> int:
-    """Return the default number of tokens in a forward pass; smaller on a CPU, for its caches."""
-    return 4096 if device == "cpu" else 16384
+    """Return the default number of tokens in a forward pass: the fastest on an H100, and less on a CPU, for its caches."""
+    return 4096 if device == "cpu" else 32768
 
 
 def token_batches(lengths: Sequence[int], extra_tokens: int, budget_tokens: int) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from pipeline.engine.joined import refuse_cut, refuse_other_frames, typed_rows_o
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.inference.asked_videos import asked_videos
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefix_tokens, plan_videos
 from pipeline.inference.load_models import OnDemand, load_answerer
@@ -164,9 +165,9 @@ def label_frames(
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:
-        shard_videos = [videos[item] for item in shard.items]
-        asked = [question for video in shard_videos for question in by_video[video.video_id]]
-        reasons = [_reason(question, video) for video in shard_videos for question in by_video[video.video_id]]
+        items = asked_videos(shard.items, videos, by_video)
+        asked = [question for item in items for question in item.questions]
+        reasons = [_reason(question, item.video) for item in items for question in item.questions]
         labels = LabelColumns()
         if not all(reasons):
             with shard.phase("label"):
@@ -175,7 +176,7 @@ def label_frames(
                 )
                 reasons = [reason or reader.refusal(question) for question, reason in zip(asked, reasons, strict=True)]
                 labelled = [question for question, reason in zip(asked, reasons, strict=True) if not reason]
-                labels = _labels(frame_by_frame, reader, labelled, shard_videos, shard)
+                labels = _labels(frame_by_frame, reader, labelled, [item.video for item in items], shard)
         shard.write_columns("pseudo_labels", labels.columns)
         verdicts = [
             _verdict(question, reason or labels.failed.get(question.question_id, Reason()), labels)

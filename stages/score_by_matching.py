@@ -11,11 +11,11 @@ from pydantic import Field
 
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Config, Plan, RunContext, stage
+from pipeline.inference.asked_videos import AskedVideo
 from pipeline.inference.frame_by_frame import FrameByFrame, plan_videos
 from pipeline.inference.frame_scoring import score_shards
 from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand
-from pipeline.inference.visual_windows import VideoFeatures
 from pipeline.models.prompts import Template, template_text
 from pipeline.selection.frame_scores import SCORE_COLUMNS
 from stages.extract_features import Features
@@ -36,9 +36,9 @@ class ScoreByMatching(Config):
     template: Template = Field("{question}", description="text of a question, with {question}, {options}, {subtitles}")
 
 
-def plan_matching(run: RunContext, features: Features, matcher: MatcherWeights) -> Plan:
-    """Cut the videos into shards by the size of their features."""
-    return plan_videos(run, features, matcher)
+def plan_matching(run: RunContext, questions: Questions, features: Features, matcher: MatcherWeights) -> Plan:
+    """Cut the videos into shards by the size of their features, those with many questions by these, too."""
+    return plan_videos(run, questions, features, matcher)
 
 
 @stage(version=1, output=FrameScores, plan=plan_matching, gpu=True)
@@ -61,12 +61,12 @@ def score_by_matching(
     frame_by_frame = FrameByFrame(clips, features, run, "score_by_matching", None)
     loaded = OnDemand(partial(matcher.matcher, run))
 
-    def score(shard: Shard, ok: list[VideoFeatures]) -> Mapping[str, np.ndarray]:
-        shard_questions = [question for video in ok for question in by_video[video.video_id]]
+    def score(shard: Shard, ok: list[AskedVideo]) -> Mapping[str, np.ndarray]:
+        shard_questions = [question for asked in ok for question in asked.questions]
         with shard.phase("score"):
             texts = texts_of_frames(partial(template_text, cfg.template), shard_questions, clips, subtitles)
             pairs = _Pairs(loaded.model, texts.texts)
-            scored = frame_by_frame.ask(pairs, shard_questions, ok, shard, texts.of_frames)
+            scored = frame_by_frame.ask(pairs, shard_questions, [asked.video for asked in ok], shard, texts.of_frames)
         scores = dict(zip(SCORE_COLUMNS, scored.values.T.astype(np.float32), strict=True))
         return {**scored.places(), **scores, "truncated": pairs.truncated[scored.text]}
 

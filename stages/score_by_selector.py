@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
 from pipeline.engine.stage import Config, RunContext, stage
+from pipeline.inference.asked_videos import AskedVideo
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import plan_videos
 from pipeline.inference.frame_scoring import score_shards
 from pipeline.inference.load_models import OnDemand, load_answerer
-from pipeline.inference.visual_windows import WINDOW_FRAMES, VideoFeatures, Windows
+from pipeline.inference.visual_windows import READ_FRAMES, VideoFeatures, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import answering_text
 from pipeline.precision import PRECISION_DESCRIPTION, LanguagePrecision
@@ -65,13 +65,14 @@ def score_by_selector(
     halving = Halving("score_by_selector")
     models = OnDemand(lambda: (load_answerer(run, backbone, answerer, cfg.precision), selector.load(run)))
 
-    def score(shard: Shard, ok: list[VideoFeatures]) -> Mapping[str, np.ndarray]:
+    def score(shard: Shard, ok: list[AskedVideo]) -> Mapping[str, np.ndarray]:
         model, scorer = models.model
         parts: list[dict[str, np.ndarray]] = []
         with shard.phase("score"):
-            frame_vectors = _frame_vectors(windows, model, ok, shard.settings["batch_frames"])
-            for video, vectors in zip(track(ok, shard, "video"), frame_vectors, strict=True):
-                asked: Sequence[Question] = by_video[video.video_id]
+            frame_vectors = _frame_vectors(
+                windows, model, [asked.video for asked in ok], shard.settings["batch_frames"]
+            )
+            for (video, asked), vectors in zip(track(ok, shard, "video"), frame_vectors, strict=True):
                 texts = [answering_text(prompt, question) for question in asked]
                 question_vectors, truncated = _question_vectors(model, halving, texts)
                 for question, vector, is_truncated in zip(asked, question_vectors, truncated, strict=True):
@@ -90,13 +91,13 @@ def _frame_vectors(
     import torch
 
     groups = [
-        [(video.video_id, list(range(start, min(start + WINDOW_FRAMES, video.n_frames))))]
+        [(video.video_id, list(range(start, min(start + READ_FRAMES, video.n_frames))))]
         for video in videos
-        for start in range(0, video.n_frames, WINDOW_FRAMES)
+        for start in range(0, video.n_frames, READ_FRAMES)
     ]
     tokens = windows.tokens(groups, answerer, batch_frames)
     for video in videos:
-        n_groups = -(-video.n_frames // WINDOW_FRAMES)
+        n_groups = -(-video.n_frames // READ_FRAMES)
         yield torch.cat([next(tokens)[1].mean(dim=1) for _ in range(n_groups)])
 
 

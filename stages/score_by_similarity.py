@@ -8,14 +8,13 @@ from functools import partial
 import numpy as np
 from pydantic import Field
 
-from pipeline.batching import cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
 from pipeline.engine.stage import Config, Plan, RunContext, stage
+from pipeline.inference.asked_videos import AskedVideo, cut_by_pairs
 from pipeline.inference.frame_scoring import score_shards
 from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand
-from pipeline.inference.visual_windows import VideoFeatures
 from pipeline.memory import Halving
 from pipeline.models.prompts import Template, template_text
 from pipeline.selection.frame_scores import columns_of_question, joined_columns
@@ -38,8 +37,9 @@ class ScoreBySimilarity(Config):
 def plan_scores(run: RunContext, questions: Questions, features: Embeddings) -> Plan:
     """Cut the videos into shards by the number of their scores."""
     by_video = features.questions_by_video(questions)
-    sizes = [video.n_frames * len(by_video[video.video_id]) * BYTES_A_SCORE for video in features.videos()]
-    return Plan(cut(sizes, run.shard_bytes))
+    videos = features.videos()
+    n_frames, n_questions = [video.n_frames for video in videos], [len(by_video[video.video_id]) for video in videos]
+    return Plan(cut_by_pairs(range(len(videos)), n_frames, n_questions, run.shard_bytes // BYTES_A_SCORE))
 
 
 @stage(version=1, output=FrameScores, plan=plan_scores, gpu=True)
@@ -63,8 +63,8 @@ def score_by_similarity(
     subtitles, text = questions.subtitles_for(cfg.template), partial(template_text, cfg.template)
     n_questions = TEXTS_AT_ONCE if subtitles is None else 1  # per batch; with subtitles one may have a thousand texts
 
-    def score(shard: Shard, ok: list[VideoFeatures]) -> Mapping[str, np.ndarray]:
-        pairs = [(video, question) for video in ok for question in by_video[video.video_id]]
+    def score(shard: Shard, ok: list[AskedVideo]) -> Mapping[str, np.ndarray]:
+        pairs = [(asked.video, question) for asked in ok for question in asked.questions]
         parts: list[dict[str, np.ndarray]] = []
         loaded_id, frame_vectors = "", np.empty((0, 0), np.float32)
         for index, (video, question) in enumerate(track(pairs, shard, "question")):

@@ -18,6 +18,7 @@ from pipeline.engine.joined import refuse_other_frames
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.engine.typed_rows import ByKey, Mapped
+from pipeline.inference.asked_videos import AskedVideo
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefix_tokens, plan_videos
 from pipeline.inference.frame_scoring import score_shards
@@ -25,7 +26,6 @@ from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand, load_localizer
 from pipeline.inference.long_images import FramesAtOnce, StretchByStretch
 from pipeline.inference.not_finite import without_finite_scores
-from pipeline.inference.visual_windows import VideoFeatures
 from pipeline.models.prompts import (
     CUSTOM,
     DEFAULT_INSTRUCTION,
@@ -179,12 +179,12 @@ def score_frames(
     loaded = OnDemand(partial(load_localizer, run, backbone, localizer, cfg.precision))
     subtitles = questions.subtitles_for(cfg.template)
 
-    def score(shard: Shard, ok: list[VideoFeatures]) -> Mapping[str, np.ndarray]:
-        shard_questions = [question for video in ok for question in by_video[video.video_id]]
+    def score(shard: Shard, ok: list[AskedVideo]) -> Mapping[str, np.ndarray]:
+        shard_questions = [question for asked in ok for question in asked.questions]
         with shard.phase("score"):
             texts = texts_of_frames(cfg.text, shard_questions, clips, subtitles)
             scorer = _Scorer(loaded.model, texts.texts)
-            scored = batches.ask(scorer, shard_questions, ok, shard, texts.of_frames)
+            scored = batches.ask(scorer, shard_questions, [asked.video for asked in ok], shard, texts.of_frames)
         scores = dict(zip(SCORE_COLUMNS, scored.values.T.astype(np.float32), strict=True))
         return {**scored.places(), **scores, "truncated": scorer.truncated[scored.text]}
 

@@ -195,9 +195,12 @@ class Artifact:
 
 
 class Plan(NamedTuple):
-    """How an artifact is cut into shards: the items of each, and settings, such as a batch size, that decide bytes."""
+    """How an artifact is cut into shards: the items of each, and settings, such as a batch size, that decide bytes.
 
-    shards: list[list[int]]
+    Both are kept as JSON, in which a tuple is a list.
+    """
+
+    shards: list[list[Any]]
     settings: dict[str, Any] = {}
 
 

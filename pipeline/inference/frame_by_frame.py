@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
@@ -15,9 +16,10 @@ from pipeline.engine.output import Shard
 from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.progress import track
 from pipeline.engine.stage import Artifact, Plan, RunContext
+from pipeline.inference.asked_videos import MAX_PAIRS, cut_by_pairs
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.streams import behind
-from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, SeesFrames, VideoFeatures, Windows
+from pipeline.inference.visual_windows import Group, SeesFrames, VideoFeatures, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import single_frame_prefixes
 from pipeline.models.transfer import to_device, to_host
@@ -124,9 +126,14 @@ def plan_by_frames(n_frames: Sequence[int], run: RunContext, backbone: Backbone)
     return Plan(cut(sizes, run.shard_bytes), {"batch_tokens": tokens_at_once(run), "batch_frames": batch_frames})
 
 
-def plan_videos(run: RunContext, features: Artifact, backbone: Backbone) -> Plan:
-    """Cut the videos, rows of Features, into shards, for a stage that asks about every frame."""
-    return plan_by_frames(features.columns("videos", "n_frames")["n_frames"].tolist(), run, backbone)
+def plan_videos(run: RunContext, questions: Artifact, features: Artifact, backbone: Backbone) -> Plan:
+    """Cut the videos, rows of Features, and the questions of those that have many, for a stage that asks about every frame."""
+    videos = features.columns("videos", "video_id", "n_frames")
+    counts = Counter(questions.column("questions", "video_id"))
+    n_frames, n_questions = videos["n_frames"].tolist(), [counts[id] for id in videos["video_id"]]
+    plan = plan_by_frames(n_frames, run, backbone)
+    shards = [part for shard in plan.shards for part in cut_by_pairs(shard, n_frames, n_questions, MAX_PAIRS)]
+    return plan._replace(shards=shards)
 
 
 def plan_questions(run: RunContext, keyframes: Artifact, backbone: Backbone) -> Plan:
@@ -181,7 +188,7 @@ class FrameByFrame:
         by_frame = np.lexsort((row_of_pair, video_of_pair))  # stable: questions keep their order
         runs = runs_of(video_of_pair[by_frame], row_of_pair[by_frame])
         values = np.full((int(first[-1]), asker.n_values), np.nan)
-        groups = list(_groups(videos))
+        groups = list(_groups(videos, self._windows.n_frames))
         windows = self._windows.tokens(groups, asker.model, shard.settings["batch_frames"])
 
         def ask(place: dict[tuple[str, int], int], visual: Tensor) -> list[_BatchValues]:
@@ -219,14 +226,14 @@ class FrameByFrame:
         return [values for batch in batches for values in self._halving(ask, batch)]
 
 
-def _groups(videos: Sequence[VideoFeatures]) -> Iterator[Group]:
+def _groups(videos: Sequence[VideoFeatures], window_frames: int) -> Iterator[Group]:
     """Cut the frames of all videos into groups that fit in a window; a long video can span several."""
     group: Group = []
     count = 0
     for video in videos:
-        for start in range(0, video.n_frames, WINDOW_FRAMES):
-            rows = list(range(start, min(start + WINDOW_FRAMES, video.n_frames)))
-            if group and count + len(rows) > WINDOW_FRAMES:
+        for start in range(0, video.n_frames, window_frames):
+            rows = list(range(start, min(start + window_frames, video.n_frames)))
+            if group and count + len(rows) > window_frames:
                 yield group
                 group, count = [], 0
             group.append((video.video_id, rows))

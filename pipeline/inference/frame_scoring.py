@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.inference.asked_videos import AskedVideo, asked_videos
 from pipeline.inference.not_finite import BROKEN, SCORES, without_finite_scores
 from pipeline.inference.visual_windows import VideoFeatures
 
@@ -17,7 +18,7 @@ def score_shards(
     videos: Sequence[VideoFeatures],
     by_video: Mapping[str, Sequence[Question]],
     scorer: str,
-    score: Callable[[Shard, list[VideoFeatures]], Mapping[str, np.ndarray]],
+    score: Callable[[Shard, list[AskedVideo]], Mapping[str, np.ndarray]],
 ) -> None:
     """Write the table `frame_scores`, shard by shard.
 
@@ -31,7 +32,8 @@ def score_shards(
     """
 
     def work(shard: Shard) -> None:
-        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and by_video[videos[item].video_id]]
+        asked = asked_videos(shard.items, videos, by_video)
+        ok = [each for each in asked if each.video.status == "ok" and each.questions]
         if not ok:  # without loading a model
             return shard.write_rows("frame_scores", [])
         columns = score(shard, ok)

@@ -14,7 +14,7 @@ from pipeline.engine.output import Shard
 from pipeline.engine.progress import track
 from pipeline.inference.option_reader import OptionValues, PreparedQuestion
 from pipeline.inference.streams import behind
-from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
+from pipeline.inference.visual_windows import Group, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import frame_prefixes
 from pipeline.models.transfer import to_device, to_host
@@ -79,7 +79,7 @@ class KeyframeReader:
 
     def answers(self, units: Sequence[QuestionFrames]) -> dict[str, list[FramesAnswer]]:
         """Return the answers by question id, one for each set of its frames."""
-        groups = list(_groups(units))
+        groups = list(_groups(units, self._windows.n_frames))
         windows = self._windows.tokens(
             map(_stored_rows, groups), self._reader.answerer, self._shard.settings["batch_frames"]
         )
@@ -132,13 +132,13 @@ class KeyframeReader:
         return collect
 
 
-def _groups(units: Iterable[QuestionFrames]) -> Iterator[list[QuestionFrames]]:
+def _groups(units: Iterable[QuestionFrames], window_frames: int) -> Iterator[list[QuestionFrames]]:
     """Group units whose frames fit in a window together; questions about one video share its frames."""
     group: list[QuestionFrames] = []
     group_frames: set[tuple[str, int]] = set()
     for unit in units:
         frames = {(unit.question.video_id, row) for row in unit.rows}
-        if group and len(group_frames | frames) > WINDOW_FRAMES:
+        if group and len(group_frames) + len(frames - group_frames) > window_frames:
             yield group
             group, group_frames = [], set()
         group.append(unit)

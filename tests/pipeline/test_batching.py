@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.batching import cut, token_batches
+from pipeline.inference.asked_videos import cut_by_pairs
 
 
 @given(st.lists(st.integers(1, 100), max_size=60), st.integers(0, 50), st.integers(1, 600))
@@ -27,3 +28,20 @@ def test_cut_keeps_order_and_limit(sizes: list[int], limit: int) -> None:
     runs = cut(sizes, limit)
     assert [item for run in runs for item in run] == list(range(len(sizes)))
     assert all(len(run) == 1 or sum(sizes[item] for item in run) <= limit for run in runs)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 30)), max_size=20), st.integers(1, 60))
+def test_questions_are_cut_in_order_within_the_limit_of_pairs(videos: list[tuple[int, int]], limit: int) -> None:
+    n_frames, n_questions = [n for n, _ in videos], [n for _, n in videos]
+    shards = cut_by_pairs(range(len(videos)), n_frames, n_questions, limit)
+    asked: list[list[tuple[int, int]]] = []
+    for shard in shards:
+        asked.append([])
+        for item in shard:
+            number, *part = [item] if isinstance(item, int) else item
+            asked[-1] += [
+                (number, question) for question in range(n_questions[number])[slice(*part) if part else slice(None)]
+            ]
+    every = [(number, question) for number, n in enumerate(n_questions) for question in range(n)]
+    assert [pair for shard in asked for pair in shard] == every
+    assert all(len(shard) == 1 or sum(n_frames[number] for number, _ in shard) <= limit for shard in asked)

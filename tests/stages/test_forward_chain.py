@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from cache.store import Store
+from cache.tables import read_rows
 from cli import main
 from tests.small_world import SMALL
 from tests.stages.runs import arguments, artifact, built_since, edited, files, json_rows, records, sevila
@@ -124,6 +125,33 @@ def test_batch_size_and_shard_count_change_no_decision(
     finished: Path, demo: Path, tmp_path: Path, execution: tuple[str, ...]
 ) -> None:
     assert sevila("run", demo, tmp_path / "store", *execution) == 0
+    assert_equal_decisions(finished, tmp_path)
+
+
+def test_questions_of_one_video_can_be_scored_in_several_shards(
+    finished: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.inference.frame_by_frame.MAX_PAIRS", 20)  # two questions of 8 frames
+    assert sevila("run", demo, tmp_path / "store") == 0
+    scores = artifact(tmp_path / "store", "frame_scores")
+    by_shard = [
+        {row["video_id"] for row in read_rows([path], scores.tables["frame_scores"])}
+        for path in scores.files("frame_scores", ".parquet")
+    ]
+    assert len(by_shard) > len(set().union(*by_shard))
+    assert_equal_decisions(finished, tmp_path)
+
+
+def test_features_of_a_window_can_be_read_in_parts(
+    finished: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.inference.visual_windows.READ_FRAMES", 5)  # of two videos: there are 8 frames of each
+    monkeypatch.setattr("pipeline.inference.visual_windows.Windows.n_frames", 24)
+    assert sevila("run", demo, tmp_path / "store", "--batch-tokens", "12") == 0  # two frames at once
+    assert_equal_decisions(finished, tmp_path)
+
+
+def assert_equal_decisions(finished: Path, tmp_path: Path) -> None:
     assert set(records(tmp_path / "store")) == set(records(finished))
     for kind, table, exact in (
         ("frame_scores", "frame_scores", ("question_id", "position", "frame_index", "truncated")),

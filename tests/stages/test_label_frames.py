@@ -15,6 +15,7 @@ from cache.store import Store
 from pipeline.engine.build import build
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
+from pipeline.inference.asked_videos import MAX_PAIRS
 from stages.label_frames import LabelFrames, PseudoLabels, label_frames
 from stages.list_questions import Questions
 from tests.stages.runs import artifact, json_rows, sevila
@@ -132,13 +133,16 @@ def test_options_are_read_by_text_as_a_second_readout(store: Path, demo: Path) -
     assert min(lengths) >= 2  # a token of text, and the end
 
 
-@pytest.mark.parametrize("readout", ["letter", "text"])
-def test_batch_size_and_shards_change_no_label(store: Path, demo: Path, tmp_path: Path, readout: str) -> None:
+@pytest.mark.parametrize(("readout", "pairs"), [("letter", MAX_PAIRS), ("text", MAX_PAIRS), ("letter", 9)])
+def test_batch_size_and_shards_change_no_label(
+    store: Path, demo: Path, tmp_path: Path, readout: str, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = labels(store, demo, readout=readout).rows("pseudo_labels")
+    monkeypatch.setattr("pipeline.inference.frame_by_frame.MAX_PAIRS", pairs)
     inputs = [artifact(store, kind) for kind in ("questions", "frames", "features", "backbone", "answerer_weights")]
     run = context(tmp_path / "other", demo, batch_tokens=150, shard_bytes=6_000)
     pseudo_labels = build(label_frames, LabelFrames(readout=readout), run, inputs)
-    assert len(pseudo_labels.files("pseudo_labels", ".parquet")) > 3
+    assert len(pseudo_labels.files("pseudo_labels", ".parquet")) > (3 if pairs == MAX_PAIRS else 20)
     rows = pseudo_labels.rows("pseudo_labels")
     exact = ("question_id", "position", "frame_index", "label", "prediction", "truncated")
     assert [[row[name] for name in exact] for row in rows] == [[row[name] for name in exact] for row in expected]

@@ -81,6 +81,23 @@ def test_similarity_scores_are_cosines_of_question_and_frame(kind: str, demo: Pa
     assert [row["status"] for row in answers].count("ok") == 24
 
 
+@pytest.mark.parametrize("kind", ["clip", "itm"])
+def test_questions_of_one_video_can_stand_in_several_shards(
+    kind: str, demo: Path, shared: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = "score_by_similarity" if kind == "clip" else "score_by_matching"
+    words = scorer_words(models, kind, f"{stage}.template=which {{question}}")
+    store = Path(shutil.copytree(shared, tmp_path / "store"))
+    assert sevila("run", demo, store, *words) == 0
+    monkeypatch.setattr("pipeline.inference.frame_by_frame.MAX_PAIRS", 9)
+    assert sevila("run", demo, shared, *words, "--shard-megabytes", f"{9 * 64 / 2**20}") == 0
+    one, many = newest_scores(store)[0], newest_scores(shared)[0]
+    assert len(one.files("frame_scores", ".parquet")) == 1 and len(many.files("frame_scores", ".parquet")) >= 24
+    a, b = (each.columns("frame_scores", "question_id", "position", "logit_yes") for each in (one, many))
+    assert all(a[name].tolist() == b[name].tolist() for name in ("question_id", "position"))
+    assert np.allclose(a["logit_yes"], b["logit_yes"], atol=1e-5)
+
+
 def test_texts_are_embedded_in_smaller_batches_when_memory_runs_out(
     demo: Path,
     shared: Path,

@@ -57,19 +57,22 @@ def test_a_selector_trains_on_answers_and_scores_every_frame(world: World, tmp_p
 
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_equal_seeds_give_equal_selectors_and_shards_do_not_change_scores(
-    world: World, tmp_path: Path, selector: str
+    world: World, tmp_path: Path, selector: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, again = (train_selector(world, tmp_path / name, selector) for name in ("one", "again"))
     other = train_selector(world, tmp_path / "one", selector, seed=1)
     files = [Path(each.path / SELECTOR_FILE).read_bytes() for each in (one, again, other)]
     assert files[0] == files[1] != files[2]
-    unsharded, sharded = (
-        score_frames(world, tmp_path / "one", one),
-        score_frames(world, tmp_path / "again", again, shard_bytes=1),
-    )
+    unsharded = score_frames(world, tmp_path / "one", one)
+    sharded = score_frames(world, tmp_path / "again", again, shard_bytes=1)
+    monkeypatch.setattr("pipeline.inference.frame_by_frame.MAX_PAIRS", 1)  # a shard for each question
+    by_question = score_frames(world, tmp_path / "by_question", one)
+    assert [len(each.files("frame_scores", ".parquet")) for each in (unsharded, sharded, by_question)] == [1, 4, 12]
     columns = ("question_id", "frame_index", "logit_yes")
-    for a, b in zip(*(each.columns("frame_scores", *columns).values() for each in (unsharded, sharded)), strict=True):
-        assert np.array_equal(a, b)
+    a, b, c = (each.columns("frame_scores", *columns) for each in (unsharded, sharded, by_question))
+    assert all(np.array_equal(a[name], b[name]) for name in columns)
+    assert all(np.array_equal(a[name], c[name]) for name in columns[:2])
+    np.testing.assert_allclose(a["logit_yes"], c["logit_yes"], rtol=0, atol=1e-5)
 
 
 def test_only_selector_weights_are_stored(world: World, tmp_path: Path) -> None:
