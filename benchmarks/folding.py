@@ -30,7 +30,9 @@ def random_language(dtype: str) -> T5Language:
     """Return a T5 of `SHAPE` in a dtype of torch, with the same random weights in each call."""
     torch.manual_seed(0)
     verbalizer: Any = SimpleNamespace(pad_id=0, end_id=1, vocabulary_size=SHAPE["vocab_size"], path="")
-    return T5Language(T5ForConditionalGeneration(T5Config(**SHAPE)).to(getattr(torch, dtype)), verbalizer)
+    config = T5Config(**SHAPE)
+    config.dense_act_fn = "gelu"  # as models are loaded; T5Config has the slower gelu_new for every gated-gelu
+    return T5Language(T5ForConditionalGeneration(config).to(getattr(torch, dtype)), verbalizer)
 
 
 def decoded(language: T5Language, steps: int, *inputs: torch.Tensor) -> torch.Tensor:
