@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from cache.errors import CorruptArtifactError
+from cache.errors import CorruptArtifactError, rebuild_hint
 from pipeline.engine.typed_rows import Zipped, hashes_of
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ def refuse_cut(a: Artifact, keys_a: Collection[Hashable], b: Artifact, keys_b: C
             beside = "another of its tables" if a.id == b.id else str(other.id)
             raise CorruptArtifactError(
                 f"{lacking.id}: lacks {len(missing)} of the {len(wanted)} {what} of {beside} (first "
-                f"{min(missing, key=str)!r}); {_rebuilt(lacking)}"
+                f"{min(missing, key=str)!r}); {rebuild_hint(lacking.path)}"
             )
     for having, keys in ((a, keys_a), (b, keys_b)):
         for key, count in Counter(keys).items():
             if count > 1:
                 raise CorruptArtifactError(
-                    f"{having.id}: has {key!r} {count} times among its {what}; {_rebuilt(having)}"
+                    f"{having.id}: has {key!r} {count} times among its {what}; {rebuild_hint(having.path)}"
                 )
 
 
@@ -52,7 +52,8 @@ def refuse_unknown(artifact: Artifact, keys: Sequence[Hashable], known: Collecti
     if unknown.any():
         row = int(unknown.argmax())
         raise CorruptArtifactError(
-            f"{artifact.id}: row {row} of its {what} is about {keys[row]!r}, which it does not list; {_rebuilt(artifact)}"
+            f"{artifact.id}: row {row} of its {what} is about {keys[row]!r}, which it does not list; "
+            f"{rebuild_hint(artifact.path)}"
         )
 
 
@@ -62,7 +63,9 @@ def row_where(
     """Return the first row of a table that is wanted; raises `CorruptArtifactError` if there is none."""
     row = next(filter(is_wanted, rows), None)
     if row is None:
-        raise CorruptArtifactError(f"{artifact.id}: its table {table} lacks the row to report; {_rebuilt(artifact)}")
+        raise CorruptArtifactError(
+            f"{artifact.id}: its table {table} lacks the row to report; {rebuild_hint(artifact.path)}"
+        )
     return row
 
 
@@ -83,17 +86,14 @@ def refuse_other_frames(
     refuse_cut(a, n_frames_a, b, n_frames_b, "questions with their frames")
     for id, _ in sorted({*frames_a} - {*frames_b})[:1]:  # none if only hashes collided
         raise CorruptArtifactError(
-            f"{a.id}: has other frames of question {id!r}, or in another order, than {b.id} has of its clip; {_rebuilt(a)}"
+            f"{a.id}: has other frames of question {id!r}, or in another order, than {b.id} has of its clip; "
+            f"{rebuild_hint(a.path)}"
         )
 
 
 def _are_equal(keys_a: Collection[Hashable], keys_b: Collection[Hashable]) -> bool:
     hashes = np.sort(hashes_of(keys_a)), np.sort(hashes_of(keys_b))  # sets of ids take 20 times as much
     return np.array_equal(*hashes) and not (hashes[0][1:] == hashes[0][:-1]).any()
-
-
-def _rebuilt(artifact: Artifact) -> str:
-    return f"`sevila stage {artifact.record.stage} RECIPE --again` rebuilds it"
 
 
 class OfQuestion(Protocol):
