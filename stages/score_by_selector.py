@@ -20,7 +20,7 @@ from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import plan_videos
 from pipeline.inference.frame_scoring import score_shards
 from pipeline.inference.load_models import OnDemand, load_answerer
-from pipeline.inference.visual_windows import READ_FRAMES, VideoFeatures, Windows
+from pipeline.inference.visual_windows import WINDOW_FRAMES, VideoFeatures, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import answering_text
 from pipeline.precision import PRECISION_DESCRIPTION, LanguagePrecision
@@ -91,13 +91,13 @@ def _frame_vectors(
     import torch
 
     groups = [
-        [(video.video_id, list(range(start, min(start + READ_FRAMES, video.n_frames))))]
+        [(video.video_id, list(range(start, min(start + WINDOW_FRAMES, video.n_frames))))]
         for video in videos
-        for start in range(0, video.n_frames, READ_FRAMES)
+        for start in range(0, video.n_frames, WINDOW_FRAMES)
     ]
     tokens = windows.tokens(groups, answerer, batch_frames)
     for video in videos:
-        n_groups = -(-video.n_frames // READ_FRAMES)
+        n_groups = -(-video.n_frames // WINDOW_FRAMES)
         yield torch.cat([next(tokens)[1].mean(dim=1) for _ in range(n_groups)])
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
 from pipeline.engine.stage import Config, Plan, RunContext, stage
-from pipeline.inference.asked_videos import AskedVideo, cut_by_pairs
+from pipeline.inference.asked_videos import MAX_PAIRS, AskedVideo, cut_by_pairs
 from pipeline.inference.frame_scoring import score_shards
 from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand
@@ -39,7 +39,8 @@ def plan_scores(run: RunContext, questions: Questions, features: Embeddings) -> 
     by_video = features.questions_by_video(questions)
     videos = features.videos()
     n_frames, n_questions = [video.n_frames for video in videos], [len(by_video[video.video_id]) for video in videos]
-    return Plan(cut_by_pairs(range(len(videos)), n_frames, n_questions, run.shard_bytes // BYTES_A_SCORE))
+    max_pairs = min(MAX_PAIRS, run.shard_bytes // BYTES_A_SCORE)
+    return Plan(cut_by_pairs(range(len(videos)), n_frames, n_questions, max_pairs))
 
 
 @stage(version=1, output=FrameScores, plan=plan_scores, gpu=True)

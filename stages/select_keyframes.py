@@ -17,7 +17,7 @@ from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.engine.typed_rows import Mapped
 from pipeline.inference.not_finite import WITHOUT_FEATURES
-from pipeline.inference.visual_windows import READ_FRAMES
+from pipeline.inference.visual_windows import WINDOW_FRAMES
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import RANKED_BY, ChosenFrames, RankBy
 from pipeline.selection.registry import selector_named, selector_names
@@ -288,8 +288,8 @@ class FrameVectors:
     def _read(self, video_id: str) -> np.ndarray:
         windows: list[np.ndarray] = []
         n_rows = self._reader.n_rows(video_id)
-        for start in range(0, n_rows, READ_FRAMES):
-            window = self._reader.read(video_id, slice(start, start + READ_FRAMES)).astype(np.float32)
+        for start in range(0, n_rows, WINDOW_FRAMES):
+            window = self._reader.read(video_id, slice(start, start + WINDOW_FRAMES)).astype(np.float32)
             window = window[:, 0] if window.ndim == 4 else window  # of the first Q-Former
             windows.append(window if window.ndim == 2 else window.mean(axis=1))
         return np.concatenate(windows)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.engine.stage import Artifact, Plan, RunContext
 from pipeline.inference.asked_videos import MAX_PAIRS, cut_by_pairs
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.streams import behind
-from pipeline.inference.visual_windows import Group, SeesFrames, VideoFeatures, Windows
+from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, SeesFrames, VideoFeatures, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import single_frame_prefixes
 from pipeline.models.transfer import to_device, to_host
@@ -188,52 +189,76 @@ class FrameByFrame:
         by_frame = np.lexsort((row_of_pair, video_of_pair))  # stable: questions keep their order
         runs = runs_of(video_of_pair[by_frame], row_of_pair[by_frame])
         values = np.full((int(first[-1]), asker.n_values), np.nan)
-        groups = list(_groups(videos, self._windows.n_frames))
+        groups = list(_groups(videos))
         windows = self._windows.tokens(groups, asker.model, shard.settings["batch_frames"])
 
-        def ask(place: dict[tuple[str, int], int], visual: Tensor) -> list[_BatchValues]:
-            pairs = [by_frame[runs.get((number_of_video[video], row), slice(0))] for video, row in place]
-            places = np.repeat(list(place.values()), [len(of_frame) for of_frame in pairs])
-            rows = np.concatenate(pairs)
-            return self._ask(asker, text_of_pair[rows], rows, places, visual, shard.settings["batch_tokens"])
+        def pairs_of(video_id: str, row: int) -> np.ndarray:
+            return by_frame[runs.get((number_of_video[video_id], row), slice(0))]
 
-        for batches in behind(ask(*window) for window in track(windows, shard, "window", len(groups))):
+        tracked = track(windows, shard, "window", len(groups))
+        for batches in behind(self._asked(asker, tracked, len(groups), pairs_of, text_of_pair, shard)):
             for batch in batches:
                 batch.copied()
                 values[batch.rows, : batch.values.shape[1]] = batch.values.numpy()
         rows_of_values = [start + where for start, (_, where) in zip(first.tolist(), distinct, strict=False)]
         return FrameValues.of_clips(questions, clips, values[np.concatenate(rows_of_values)], texts)
 
-    def _ask(
-        self, asker: Asker, numbers: np.ndarray, rows: np.ndarray, places: np.ndarray, visual: Tensor, batch_tokens: int
-    ) -> list[_BatchValues]:
-        """Ask about R (text, frame) pairs of one window without waiting for the device.
+    def _asked(
+        self,
+        asker: Asker,
+        windows: Iterable[tuple[dict[tuple[str, int], int], Tensor]],
+        n_windows: int,
+        pairs_of: Callable[[str, int], np.ndarray],
+        text_of_pair: np.ndarray,
+        shard: Shard,
+    ) -> Iterator[list[_BatchValues]]:
+        """Ask about the (text, frame) pairs of each window without waiting for the device.
+
+        The pairs of a window's last batch, which is rarely full, wait for those of the next window.
 
         Args:
-            numbers: [R] int64, of their texts.
-            rows: [R] int64, of their values.
-            places: [R] int64, of their frames in `visual`.
+            pairs_of: returns the numbers of a stored frame's pairs, [N] int64.
+            text_of_pair: [P] int64, the number of each pair's text.
         """
-        device = str(visual.device)
+        import torch
 
-        def ask(items: np.ndarray) -> _BatchValues:
-            tokens = visual.index_select(0, to_device(places[items], device))
-            (values,), copied = to_host(asker.ask(tokens, numbers[items].tolist()))
-            return _BatchValues(rows[items], values, copied)
+        waiting = np.empty(0, np.int64)
+        tokens_of_waiting: list[Tensor] = []
+        for number, (place, visual) in enumerate(windows, 1):
+            of_frames = [pairs_of(*frame) for frame in place]
+            rows = np.concatenate([waiting, *of_frames])
+            places = np.repeat(list(place.values()), list(map(len, of_frames))) + len(waiting)
+            places = np.concatenate([np.arange(len(waiting)), places])
+            tokens, texts = torch.cat([*tokens_of_waiting, visual]), text_of_pair[rows]
+            lengths = [asker.lengths[text] for text in texts.tolist()]
+            n_other_tokens = visual.shape[1] + asker.n_prefix_tokens
+            batches = token_batches(lengths, n_other_tokens, shard.settings["batch_tokens"])
+            rest = batches.pop() if batches and number < n_windows else np.empty(0, np.int64)
+            ask = partial(_ask, asker, tokens, places, texts, rows)
+            yield [values for batch in batches for values in self._halving(ask, batch)]
+            waiting, tokens_of_waiting = rows[rest], [_at(tokens, places[rest])]
 
-        lengths = [asker.lengths[number] for number in numbers.tolist()]
-        batches = token_batches(lengths, visual.shape[1] + asker.n_prefix_tokens, batch_tokens)
-        return [values for batch in batches for values in self._halving(ask, batch)]
+
+def _ask(
+    asker: Asker, tokens: Tensor, places: np.ndarray, texts: np.ndarray, rows: np.ndarray, items: np.ndarray
+) -> _BatchValues:
+    """Ask about some of R pairs, of the texts [R] and the frames at `places` [R] in `tokens`, with values in `rows` [R]."""
+    (values,), copied = to_host(asker.ask(_at(tokens, places[items]), texts[items].tolist()))
+    return _BatchValues(rows[items], values, copied)
 
 
-def _groups(videos: Sequence[VideoFeatures], window_frames: int) -> Iterator[Group]:
+def _at(tokens: Tensor, places: np.ndarray) -> Tensor:
+    return tokens.index_select(0, to_device(places, str(tokens.device)))
+
+
+def _groups(videos: Sequence[VideoFeatures]) -> Iterator[Group]:
     """Cut the frames of all videos into groups that fit in a window; a long video can span several."""
     group: Group = []
     count = 0
     for video in videos:
-        for start in range(0, video.n_frames, window_frames):
-            rows = list(range(start, min(start + window_frames, video.n_frames)))
-            if group and count + len(rows) > window_frames:
+        for start in range(0, video.n_frames, WINDOW_FRAMES):
+            rows = list(range(start, min(start + WINDOW_FRAMES, video.n_frames)))
+            if group and count + len(rows) > WINDOW_FRAMES:
                 yield group
                 group, count = [], 0
             group.append((video.video_id, rows))

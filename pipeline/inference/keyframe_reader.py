@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.engine.output import Shard
 from pipeline.engine.progress import track
 from pipeline.inference.option_reader import OptionValues, PreparedQuestion
 from pipeline.inference.streams import behind
-from pipeline.inference.visual_windows import Group, Windows
+from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import frame_prefixes
 from pipeline.models.transfer import to_device, to_host
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.models.answerer import Answerer
-
-# Numbers of units, their table of values in transfer to the host, and a function that waits for it.
-_Batch = tuple[list[int], "Tensor", Callable[[], None]]
 
 
 class QuestionFrames(NamedTuple):
@@ -70,6 +68,21 @@ class Reader(Protocol):
         """Return the values in a table of `ask`, on the host."""
 
 
+class _PreparedUnit(NamedTuple):
+    """A unit's number, and its question with token ids."""
+
+    number: int
+    prepared: PreparedQuestion
+
+
+class _Batch(NamedTuple):
+    """Questions that were asked at once, and their table of values in transfer to the host."""
+
+    units: list[_PreparedUnit]
+    table: Tensor
+    copied: Callable[[], None]  # waits for the transfer
+
+
 class KeyframeReader:
     """Asks questions of one shard in batches with equal numbers of frames and similar text lengths."""
 
@@ -79,69 +92,85 @@ class KeyframeReader:
 
     def answers(self, units: Sequence[QuestionFrames]) -> dict[str, list[FramesAnswer]]:
         """Return the answers by question id, one for each set of its frames."""
-        groups = list(_groups(units, self._windows.n_frames))
-        windows = self._windows.tokens(
-            map(_stored_rows, groups), self._reader.answerer, self._shard.settings["batch_frames"]
-        )
-        tracked = zip(groups, track(windows, self._shard, "window", len(groups)), strict=True)
+        found = [FramesAnswer(self._reader.refusal(unit.question)) for unit in units]
+        for batch in chain.from_iterable(behind(self._batches(units, found))):
+            batch.copied()
+            values = self._reader.values(batch.table.numpy(), [unit.prepared for unit in batch.units])
+            for (number, prepared), options in zip(batch.units, values, strict=True):
+                problem, first_token_id = options.problem_of(), options.first_token_id
+                found[number] = FramesAnswer(problem, options.values, first_token_id, prepared.truncated)
         answers: dict[str, list[FramesAnswer]] = defaultdict(list)
-        for group, collect in behind((group, self._ask(group, *window)) for group, window in tracked):
-            for unit, answer in zip(group, collect(), strict=True):
-                answers[unit.question.question_id].append(answer)
+        for unit, answer in zip(units, found, strict=True):
+            answers[unit.question.question_id].append(answer)
         return answers
 
+    def _batches(self, units: Sequence[QuestionFrames], refused: Sequence[FramesAnswer]) -> Iterator[list[_Batch]]:
+        """Ask the questions of each window without waiting for the device.
+
+        Those of a window's last batch of each number of frames, which is rarely full, wait for those of the next window.
+        """
+        import torch
+
+        groups = list(_groups(units))
+        rows = [_stored_rows(units[number] for number in group) for group in groups]
+        windows = self._windows.tokens(rows, self._reader.answerer, self._shard.settings["batch_frames"])
+        tracked = zip(groups, track(windows, self._shard, "window", len(groups)), strict=True)
+        waiting: dict[
+            int, tuple[list[_PreparedUnit], torch.Tensor]
+        ] = {}  # by number of frames, with their visual tokens
+        for n_seen, (group, (place, visual)) in enumerate(tracked, 1):
+            by_frames = defaultdict[int, list[int]](list)
+            for number in group:
+                if not refused[number].reason:
+                    by_frames[len(units[number].rows)].append(number)
+            is_last, batches = n_seen == len(groups), list[_Batch]()
+            for n_frames in sorted({*by_frames, *(waiting if is_last else ())}):
+                asked, tokens = waiting.pop(n_frames, ([], visual[:0]))
+                places = [place[units[n].question.video_id, row] for n in by_frames[n_frames] for row in units[n].rows]
+                where = np.array([*range(len(tokens)), *(len(tokens) + at for at in places)]).reshape(-1, n_frames)
+                prepared = self._reader.prepare([units[number].question for number in by_frames[n_frames]])
+                asked = [*asked, *map(_PreparedUnit, by_frames[n_frames], prepared)]
+                tokens = torch.cat([tokens, visual])
+                chosen = self._cut(asked, n_frames, visual.shape[1])
+                rest = np.empty(0, np.int64) if is_last else chosen.pop()
+                batches += [batch for items in chosen for batch in self._ask(asked, where, tokens, items)]
+                if len(rest):
+                    kept = to_device(where[rest].ravel(), str(visual.device))
+                    waiting[n_frames] = [asked[item] for item in rest], tokens.index_select(0, kept)
+            yield batches
+
+    def _cut(self, asked: Sequence[_PreparedUnit], n_frames: int, n_tokens: int) -> list[np.ndarray]:
+        """Cut questions of equal numbers of frames, with this many visual tokens each, into batches."""
+        prefix_ids = self._reader.answerer.language.verbalizer.tokenize_prefixes(frame_prefixes(n_frames))
+        extra_tokens = n_frames * (n_tokens + max(len(ids) for ids in prefix_ids))
+        lengths = [len(unit.prepared.token_ids) for unit in asked]
+        return token_batches(lengths, extra_tokens, self._shard.settings["batch_tokens"])
+
     def _ask(
-        self, units: Sequence[QuestionFrames], place: dict[tuple[str, int], int], visual: Tensor
-    ) -> Callable[[], list[FramesAnswer]]:
-        """Start asking, and return a function that waits for the device and returns an answer for each unit."""
-        answers = [FramesAnswer(self._reader.refusal(unit.question)) for unit in units]
-        prepared = self._reader.prepare([unit.question for unit in units])
-        by_frames: dict[int, list[int]] = defaultdict(list)
-        for number, unit in enumerate(units):
-            if not answers[number].reason:
-                by_frames[len(unit.rows)].append(number)
-        batches: list[_Batch] = []
-        for n_frames, numbers in sorted(by_frames.items()):
-            prefixes = frame_prefixes(n_frames)
+        self, asked: Sequence[_PreparedUnit], where: np.ndarray, tokens: Tensor, items: np.ndarray
+    ) -> list[_Batch]:
+        """Ask some of the questions, whose frames are `tokens` [F, Q, L] at `where` [R, K]."""
+        prefixes = frame_prefixes(where.shape[1])
 
-            def ask(chosen: list[int], prefixes: list[str] = prefixes) -> _Batch:
-                where = [
-                    [place[units[number].question.video_id, row] for row in units[number].rows] for number in chosen
-                ]
-                frames = visual[to_device(np.array(where), str(visual.device))]
-                table, copied = to_host(self._reader.ask(frames, [prepared[number] for number in chosen], prefixes))
-                return chosen, table[0], copied
+        def ask(chosen: np.ndarray) -> _Batch:
+            frames = tokens[to_device(where[chosen], str(tokens.device))]
+            units = [asked[item] for item in chosen]
+            (table,), copied = to_host(self._reader.ask(frames, [unit.prepared for unit in units], prefixes))
+            return _Batch(units, table, copied)
 
-            prefix_ids = self._reader.answerer.language.verbalizer.tokenize_prefixes(prefixes)
-            extra_tokens = n_frames * (visual.shape[1] + max(len(ids) for ids in prefix_ids))
-            lengths = [len(prepared[number].token_ids) for number in numbers]
-            for batch in token_batches(lengths, extra_tokens, self._shard.settings["batch_tokens"]):
-                batches += self._halving(ask, [numbers[item] for item in batch])
-
-        def collect() -> list[FramesAnswer]:
-            for chosen, table, copied in batches:
-                copied()
-                values = self._reader.values(table.numpy(), [prepared[number] for number in chosen])
-                for number, options in zip(chosen, values, strict=True):
-                    truncated = prepared[number].truncated
-                    answers[number] = FramesAnswer(
-                        options.problem_of(), options.values, options.first_token_id, truncated
-                    )
-            return answers
-
-        return collect
+        return self._halving(ask, items)
 
 
-def _groups(units: Iterable[QuestionFrames], window_frames: int) -> Iterator[list[QuestionFrames]]:
-    """Group units whose frames fit in a window together; questions about one video share its frames."""
-    group: list[QuestionFrames] = []
+def _groups(units: Sequence[QuestionFrames]) -> Iterator[list[int]]:
+    """Group the numbers of units whose frames fit in a window together; questions about one video share its frames."""
+    group: list[int] = []
     group_frames: set[tuple[str, int]] = set()
-    for unit in units:
+    for number, unit in enumerate(units):
         frames = {(unit.question.video_id, row) for row in unit.rows}
-        if group and len(group_frames) + len(frames - group_frames) > window_frames:
+        if group and len(group_frames | frames) > WINDOW_FRAMES:
             yield group
             group, group_frames = [], set()
-        group.append(unit)
+        group.append(number)
         group_frames |= frames
     if group:
         yield group

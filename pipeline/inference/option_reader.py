@@ -86,9 +86,8 @@ class OptionReader:
         token_ids = [item.token_ids for item in prepared]
         if self._readout == "letter":
             n_options = [len(item.question.options) for item in prepared]
-            out = self.answerer.answer(visual, token_ids, n_options, frame_prefixes)
-            table = out.option_logits_forced if self._forced else out.option_logits
-            first = out.first_token_id
+            out = self.answerer.answer(visual, token_ids, n_options, frame_prefixes, self._forced)
+            table, first = out.option_logits, out.first_token_id
         else:
             options = [item.option_ids for item in prepared]
             table = self.answerer.option_text_scores(visual, token_ids, options, frame_prefixes, self._batch_tokens)

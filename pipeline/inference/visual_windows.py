@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
 # Inputs of extract_features whose Q-Formers' outputs are stored with level = "queries", in the order of the arrays.
 PROMPTS = ("localizer", "answerer")
-READ_FRAMES = 256  # frames read at once: 185 MB of ViT-g features, of which up to four such arrays are in memory
-GPU_WINDOW_FRAMES = (
-    2048  # 270 MB of visual tokens in 16 bits; several batches of questions even with one question a video
-)
+WINDOW_FRAMES = 256  # 185 MB of ViT-g features; up to four windows are in memory, including those read ahead
 
 
 class VideoFeatures(NamedTuple):
@@ -73,11 +70,6 @@ class Windows:
         self._prompt_index = queries_of(features, weights)
         self._halving = Halving("visual tokens")
 
-    @property
-    def n_frames(self) -> int:
-        """The maximum number of frames in a window. Questions about them share batches: the last one, alone, is a small one."""
-        return READ_FRAMES if self._device == "cpu" else GPU_WINDOW_FRAMES
-
     def tokens(
         self, groups: Iterable[Group], model: SeesFrames, batch_frames: int
     ) -> Iterator[tuple[dict[tuple[str, int], int], torch.Tensor]]:
@@ -91,29 +83,13 @@ class Windows:
                 queried = to_device(frames[:, self._prompt_index].copy(), self._device)
                 return model.prompt.project(queried)  # type: ignore[attr-defined]
 
-        tokens: list[torch.Tensor] = []
-        for group, is_last, array in model_input(read_ahead(self._read(groups, batch_frames), depth=1)):
+        for group, array in model_input(read_ahead(self._read(groups), depth=1)):
             batches = [array[start : start + batch_frames] for start in range(0, len(array), batch_frames)]
-            tokens += [part for batch in batches for part in self._halving(encode, batch)]
-            if is_last:
-                frames = [(video_id, row) for video_id, rows in group for row in rows]
-                visual, tokens = torch.cat(tokens), []
-                yield {frame: index for index, frame in enumerate(frames)}, visual
+            visual = torch.cat([tokens for batch in batches for tokens in self._halving(encode, batch)])
+            frames = [(video_id, row) for video_id, rows in group for row in rows]
+            yield {frame: index for index, frame in enumerate(frames)}, visual
 
-    def _read(self, groups: Iterable[Group], batch_frames: int) -> Iterator[tuple[Group, bool, np.ndarray]]:
-        """Yield each group's features in parts, with whether it is the last one; all but the last are whole batches."""
+    def _read(self, groups: Iterable[Group]) -> Iterator[tuple[Group, np.ndarray]]:
         reader = self._features.open()
         for group in groups:
-            parts = list(_parts(group, READ_FRAMES - READ_FRAMES % min(batch_frames, READ_FRAMES)))
-            for number, part in enumerate(parts, 1):
-                yield group, number == len(parts), np.concatenate([reader.read(video, rows) for video, rows in part])
-
-
-def _parts(group: Group, n_frames: int) -> Iterator[Group]:
-    """Cut a group into parts of `n_frames`, the last one of as many or fewer."""
-    frames = [(video_id, row) for video_id, rows in group for row in rows]
-    for start in range(0, len(frames), n_frames):
-        part: dict[str, list[int]] = {}
-        for video_id, row in frames[start : start + n_frames]:
-            part.setdefault(video_id, []).append(row)
-        yield list(part.items())
+            yield group, np.concatenate([reader.read(video_id, rows) for video_id, rows in group])

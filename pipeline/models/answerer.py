@@ -60,6 +60,7 @@ class Answerer:
         token_ids: Sequence[Sequence[int]],
         n_options: Sequence[int],
         frame_prefixes: Sequence[str],
+        only_forced: bool = False,
     ) -> AnswererOutput:
         """Return the answers to R questions about K frames each.
 
@@ -72,6 +73,7 @@ class Answerer:
             n_options: R numbers of options; letters beyond them are excluded.
             frame_prefixes: K texts: `numbered_frame_prefixes(K)` for several frames, or `single_frame_prefixes()` for one,
                 as in the official code's one-keyframe and frame-by-frame modes.
+            only_forced: letters are read after the forced word in all rows; no row is decoded again.
 
         Raises:
             CheckpointError: a row has more options than the tokenizer has single-token letters.
@@ -84,7 +86,7 @@ class Answerer:
         first = logits[:, 0].argmax(dim=-1)
         forced = logits[:, -1][:, letters]
         chosen = forced.clone()
-        for forced_id in before_letter:
+        for forced_id in () if only_forced else before_letter:
             others = (first != forced_id).nonzero().squeeze(1)
             if len(others):
                 greedy = torch.stack([torch.full_like(first[others], language.start_id), first[others]], dim=1)

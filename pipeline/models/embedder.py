@@ -11,6 +11,7 @@ from pathlib import Path
 from string import punctuation
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, ValidationError
@@ -36,6 +37,7 @@ from pipeline.models.config_parts import (
 from pipeline.models.keys import KeyTable
 from pipeline.models.tensors import open_checkpoint
 from pipeline.models.tokenizer_file import read_tokenizer_of_other_model
+from pipeline.models.transfer import to_device
 from pipeline.models.vision import pixels
 
 CLASSES = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}
@@ -108,10 +110,10 @@ class Embedder:
         # SigLIP pools its last position, also if it is padding; CLIP pools its end token and is causal.
         length = self._max_tokens if self._is_siglip else max(map(len, ids))
         rows = [[*text_ids, *[self._pad_id] * (length - len(text_ids))] for text_ids in ids]
-        inputs = {"input_ids": torch.tensor(rows, device=self._model.device)}
+        inputs = {"input_ids": to_device(np.array(rows), str(self._model.device))}
         if not self._is_siglip:
             mask = [[1] * len(text_ids) + [0] * (length - len(text_ids)) for text_ids in ids]
-            inputs["attention_mask"] = torch.tensor(mask, device=self._model.device)
+            inputs["attention_mask"] = to_device(np.array(mask), str(self._model.device))
         return normalize(self._model.get_text_features(**inputs).pooler_output.float(), dim=-1), list(truncated)
 
     def token_ids(self, text: str) -> tuple[list[int], bool]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
@@ -24,6 +25,7 @@ from pipeline.models.config_parts import ConfigPart, in_words, to_transformers
 from pipeline.models.keys import KeyTable
 from pipeline.models.tensors import open_checkpoint
 from pipeline.models.tokenizer_file import ids_of_texts, read_tokenizer_of_other_model
+from pipeline.models.transfer import to_device
 
 KEYS = KeyTable(
     belongs=r"vision_model\.post_layernorm\.|query_tokens$|qformer\.|embeddings\.|itm_head\.",
@@ -94,15 +96,15 @@ class Matcher:
             visual: [R, P, D], the frame of each row.
             token_ids: R texts as ids.
         """
-        parts, longest = self._parts, max(map(len, token_ids))
+        parts, longest, device = self._parts, max(map(len, token_ids)), str(visual.device)
         rows = [[*ids, *[0] * (longest - len(ids))] for ids in token_ids]
         mask = [[1] * (self.n_query_tokens + len(ids)) + [0] * (longest - len(ids)) for ids in token_ids]
         queries = parts.query_tokens.expand(len(visual), -1, -1)
-        embedded = parts.embeddings(input_ids=torch.tensor(rows, device=visual.device), query_embeds=queries)
+        embedded = parts.embeddings(input_ids=to_device(np.array(rows), device), query_embeds=queries)
         hidden = parts.qformer(
             query_embeds=embedded,
             query_length=self.n_query_tokens,
-            attention_mask=torch.tensor(mask, device=visual.device),
+            attention_mask=to_device(np.array(mask), device),
             encoder_hidden_states=visual,
         ).last_hidden_state
         return parts.itm_head(hidden[:, : self.n_query_tokens]).mean(dim=1)

@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
+from pipeline.models.transfer import to_device
+
+torch.backends.cudnn.allow_tf32 = False  # torch allows it in convolutions, such as the patch embedding
+
 # CLIP's normalisation, with which BLIP-2's ViT-g was trained; RGB order.
 PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 PIXEL_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
@@ -22,7 +26,7 @@ def pixels(frames: Tensor) -> Tensor:
     by a number on a CPU only.
     """
     assert frames.dtype == torch.uint8 and frames.ndim == 4 and frames.shape[3] == 3, (frames.dtype, frames.shape)
-    mean, std = (torch.from_numpy(values)[:, None, None].to(frames.device) for values in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (to_device(values, str(frames.device))[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     scaled = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     return scaled.div_(torch.full_like(mean, 255)).sub_(mean).div_(std)
 

@@ -157,7 +157,10 @@ class Loop:
     def _gradient(self, batch: _Batch, micro_batches: Iterable[_LoadedMicroBatch]) -> tuple[float, float]:
         """Compute the gradient of a batch from the micro-batches of all processes; return loss and gradient norm."""
         for parameter in self.parameters:
-            parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            else:
+                parameter.grad.zero_()
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         for _, number, data in micro_batches:
             if data is None:

@@ -128,7 +128,7 @@ class FrameReader:
         self._features = features
         self._video_of = video_of
         self._held: dict[str, np.ndarray] = {}
-        self._held_bytes = 0
+        self._held_bytes = self._frame_bytes = 0
 
     def load(self, micro_batch: MicroBatch) -> Data:
         """Return a micro-batch with the features of its frames."""
@@ -148,10 +148,12 @@ class FrameReader:
 
     def _frames(self, video_id: str, rows: list[int]) -> np.ndarray:
         if video_id not in self._held:
-            if self._held_bytes >= HELD_BYTES:
+            self._frame_bytes = self._frame_bytes or self._pool.read(video_id, rows[:1]).nbytes
+            n_bytes = self._pool.n_rows(video_id) * self._frame_bytes
+            if self._held_bytes + n_bytes > HELD_BYTES:
                 return self._pool.read(video_id, rows)
             self._held[video_id] = self._pool.read(video_id, slice(None))
-            self._held_bytes += self._held[video_id].nbytes
+            self._held_bytes += n_bytes
         return self._held[video_id][rows]
 
 

@@ -16,6 +16,8 @@ import pytest
 from cache.store import Store
 from cache.tables import read_rows
 from cli import main
+from pipeline.models.answerer import Answerer
+from pipeline.models.localizer import Localizer
 from tests.small_world import SMALL
 from tests.stages.runs import arguments, artifact, built_since, edited, files, json_rows, records, sevila
 from tests.videos import make_audio_only, make_garbage, make_video
@@ -142,13 +144,22 @@ def test_questions_of_one_video_can_be_scored_in_several_shards(
     assert_equal_decisions(finished, tmp_path)
 
 
-def test_features_of_a_window_can_be_read_in_parts(
+def test_questions_share_batches_across_windows(
     finished: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.inference.visual_windows.READ_FRAMES", 5)  # of two videos: there are 8 frames of each
-    monkeypatch.setattr("pipeline.inference.visual_windows.Windows.n_frames", 24)
-    assert sevila("run", demo, tmp_path / "store", "--batch-tokens", "12") == 0  # two frames at once
+    calls: list[type] = []
+
+    def counted(model: type, name: str) -> None:
+        original = getattr(model, name)
+        monkeypatch.setattr(model, name, lambda *given: calls.append(model) or original(*given))
+
+    counted(Localizer, "score")
+    counted(Answerer, "answer")
+    for module in ("frame_by_frame", "keyframe_reader"):
+        monkeypatch.setattr(f"pipeline.inference.{module}.WINDOW_FRAMES", 9)  # of one video: each has 8 frames
+    assert sevila("run", demo, tmp_path / "store", "--batch-tokens", "100000") == 0
     assert_equal_decisions(finished, tmp_path)
+    assert calls == [Localizer, Answerer], "all windows together are one batch"
 
 
 def assert_equal_decisions(finished: Path, tmp_path: Path) -> None:

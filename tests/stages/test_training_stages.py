@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import SevilaError
+from cache.pool_reader import PoolReader
 from cache.store import Store
 from cli import main
 from pipeline.engine.snapshots import Snapshots
@@ -261,8 +262,11 @@ def test_features_too_large_for_memory_are_read_on_demand_with_the_same_result(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = world.train("pretrain_localizer", tmp_path / "held")
-    monkeypatch.setattr("pipeline.training.prompt_training.HELD_BYTES", 0)
+    monkeypatch.setattr("pipeline.training.prompt_training.HELD_BYTES", 1)
+    read, asked_for = PoolReader.read, list[Any]()
+    monkeypatch.setattr(PoolReader, "read", lambda self, id, rows: asked_for.append(rows) or read(self, id, rows))
     assert weights_of(world.train("pretrain_localizer", tmp_path / "read")) == weights_of(held)
+    assert asked_for and slice(None) not in asked_for, "a whole video was read, however long"
 
 
 def test_bfloat16_keeps_trained_weights_in_float32(world: World, tmp_path: Path) -> None:
