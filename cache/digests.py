@@ -28,8 +28,8 @@ LOCK_SECONDS = 10.0  # the cache is not worth a longer wait
 def stamp(path: Path) -> tuple[int, ...]:
     """Return numbers that change with a file's content: size, mtime, ctime, inode; of a folder, a digest of its files'."""
     if path.is_dir():
-        with os.scandir(path) as entries:  # a folder of images has many: one system call for each
-            files = sorted((entry for entry in entries if entry.is_file()), key=attrgetter("name"))
+        with os.scandir(path) as entries:  # a folder of images has many files: one system call for each
+            files = sorted(filter(_is_file, entries), key=attrgetter("name"))
             return _folder_stamp({file.name: _stamp(file.stat()) for file in files})
     return _stamp(os.stat(path))
 
@@ -41,6 +41,10 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
 def _folder_stamp(stamps: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     content = [[_text(name), *stamps[name]] for name in stamps]
     return len(content), int(fingerprint(content)[:15], 16)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    return Path(entry).is_file() if entry.is_symlink() else entry.is_file()  # Path's is False for a link to itself
 
 
 def _files(folder: Path) -> list[str]:
