@@ -176,7 +176,7 @@ def label_frames(
                 )
                 reasons = [reason or reader.refusal(question) for question, reason in zip(asked, reasons, strict=True)]
                 labelled = [question for question, reason in zip(asked, reasons, strict=True) if not reason]
-                labels = _labels(frame_by_frame, reader, labelled, [item.video for item in items], shard)
+                labels = _labels(frame_by_frame, reader, labelled, shard)
         shard.write_columns("pseudo_labels", labels.columns)
         verdicts = [
             _verdict(question, reason or labels.failed.get(question.question_id, Reason()), labels)
@@ -230,19 +230,14 @@ class LabelColumns(NamedTuple):
 
 
 def _labels(
-    frame_by_frame: FrameByFrame,
-    reader: OptionReader,
-    questions: Sequence[Question],
-    videos: Sequence[VideoFeatures],
-    shard: Shard,
+    frame_by_frame: FrameByFrame, reader: OptionReader, questions: Sequence[Question], shard: Shard
 ) -> LabelColumns:
-    """Label every frame of the questions' clips; `videos` include theirs."""
+    """Label every frame of the questions' clips."""
     if not questions:
         return LabelColumns()
-    labeller, video_ids = _Labeller(reader, questions), {question.video_id for question in questions}
+    labeller = _Labeller(reader, questions)
     prepared = labeller.prepared
-    needed = [video for video in videos if video.video_id in video_ids]
-    answered = frame_by_frame.ask(labeller, questions, needed, shard)
+    answered = frame_by_frame.ask(labeller, questions, shard)
     options = reader.values(answered.values, [prepared[number] for number in answered.number])
     failed: dict[str, Reason] = {}
     for number, index, value in zip(answered.number.tolist(), answered.frame_index.tolist(), options, strict=True):

@@ -36,9 +36,11 @@ class ScoreByMatching(Config):
     template: Template = Field("{question}", description="text of a question, with {question}, {options}, {subtitles}")
 
 
-def plan_matching(run: RunContext, questions: Questions, features: Features, matcher: MatcherWeights) -> Plan:
+def plan_matching(
+    run: RunContext, questions: Questions, frames: Frames, features: Features, matcher: MatcherWeights
+) -> Plan:
     """Cut the videos into shards by the size of their features, those with many questions by these, too."""
-    return plan_videos(run, questions, features, matcher)
+    return plan_videos(run, questions, frames, features, matcher)
 
 
 @stage(version=1, output=FrameScores, plan=plan_matching, gpu=True)
@@ -66,7 +68,7 @@ def score_by_matching(
         with shard.phase("score"):
             texts = texts_of_frames(partial(template_text, cfg.template), shard_questions, clips, subtitles)
             pairs = _Pairs(loaded.model, texts.texts)
-            scored = frame_by_frame.ask(pairs, shard_questions, [asked.video for asked in ok], shard, texts.of_frames)
+            scored = frame_by_frame.ask(pairs, shard_questions, shard, texts.of_frames)
         scores = dict(zip(SCORE_COLUMNS, scored.values.T.astype(np.float32), strict=True))
         return {**scored.places(), **scores, "truncated": pairs.truncated[scored.text]}
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
 from pipeline.engine.stage import Config, Plan, RunContext, stage
-from pipeline.inference.asked_videos import MAX_PAIRS, AskedVideo, cut_by_pairs
+from pipeline.inference.asked_videos import MAX_PAIRS, AskedVideo, cut_by_pairs, n_pairs_of
 from pipeline.inference.frame_scoring import score_shards
 from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand
@@ -24,7 +24,7 @@ from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 
-BYTES_A_SCORE = 64  # of a table row in memory
+BYTES_A_SCORE = 350  # at most in memory, while the table is written
 TEXTS_AT_ONCE = 256
 
 
@@ -34,13 +34,11 @@ class ScoreBySimilarity(Config):
     template: Template = Field("{question}", description="text of a question, with {question}, {options}, {subtitles}")
 
 
-def plan_scores(run: RunContext, questions: Questions, features: Embeddings) -> Plan:
-    """Cut the videos into shards by the number of their scores."""
-    by_video = features.questions_by_video(questions)
-    videos = features.videos()
-    n_frames, n_questions = [video.n_frames for video in videos], [len(by_video[video.video_id]) for video in videos]
+def plan_scores(run: RunContext, questions: Questions, frames: Frames, features: Embeddings) -> Plan:
+    """Cut the videos, and the questions of those that have many, into shards by the number of their scores."""
     max_pairs = min(MAX_PAIRS, run.shard_bytes // BYTES_A_SCORE)
-    return Plan(cut_by_pairs(range(len(videos)), n_frames, n_questions, max_pairs))
+    n_pairs = n_pairs_of(questions, frames, features, max_pairs)
+    return Plan(cut_by_pairs(range(len(n_pairs)), n_pairs, max_pairs))
 
 
 @stage(version=1, output=FrameScores, plan=plan_scores, gpu=True)

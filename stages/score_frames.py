@@ -184,7 +184,7 @@ def score_frames(
         with shard.phase("score"):
             texts = texts_of_frames(cfg.text, shard_questions, clips, subtitles)
             scorer = _Scorer(loaded.model, texts.texts)
-            scored = batches.ask(scorer, shard_questions, [asked.video for asked in ok], shard, texts.of_frames)
+            scored = batches.ask(scorer, shard_questions, shard, texts.of_frames)
         scores = dict(zip(SCORE_COLUMNS, scored.values.T.astype(np.float32), strict=True))
         return {**scored.places(), **scores, "truncated": scorer.truncated[scored.text]}
 

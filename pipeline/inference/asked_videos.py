@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline.batching import cut
+from pipeline.batching import cut, runs_of
 from pipeline.datasets.question import Question
+from pipeline.engine.stage import Artifact
 from pipeline.inference.visual_windows import VideoFeatures
 
 # A pair takes about 600 bytes until its shard is written. A shard that goes on with a video reads its frames once more.
@@ -23,25 +25,39 @@ class AskedVideo(NamedTuple):
     questions: Sequence[Question]
 
 
-def cut_by_pairs(
-    numbers: Sequence[int], n_frames: Sequence[int], n_questions: Sequence[int], max_pairs: int
-) -> list[list[Item]]:
-    """Cut videos, with all their questions, into runs of items of at most this many (question, frame) pairs, or of one question.
+def n_pairs_of(questions: Artifact, frames: Artifact, features: Artifact, max_pairs: int) -> list[list[int]]:
+    """Return the number of (question, frame) pairs of each question about each video, as Features has the videos.
+
+    It is that of the video's stored frames, which are no fewer than a clip's, unless a video has more than `max_pairs` so.
+    """
+    videos = features.columns("videos", "video_id", "n_frames")
+    n_frames = dict(zip(videos["video_id"], videos["n_frames"].tolist(), strict=True))
+    counts = Counter(questions.column("questions", "video_id"))
+    if all(n * counts[id] <= max_pairs for id, n in n_frames.items()):
+        return [[n] * counts[id] for id, n in n_frames.items()]
+    clips = runs_of(*frames.columns("frames", "video_id", "clip_id").values())
+    n_pairs: dict[str, list[int]] = {id: [] for id in n_frames}
+    for clip in zip(*questions.columns("questions", "video_id", "clip_id").values(), strict=True):
+        where = clips.get(clip, slice(0, 0))
+        n_pairs.setdefault(clip[0], []).append(where.stop - where.start)
+    return [n_pairs[id] for id in n_frames]
+
+
+def cut_by_pairs(numbers: Sequence[int], n_pairs: Sequence[Sequence[int]], max_pairs: int) -> list[list[Item]]:
+    """Cut videos, by number, with all their questions into runs of items of at most `max_pairs` pairs, or of one question.
 
     Args:
         numbers: of the videos.
-        n_frames: of each video that there is, by its number.
-        n_questions: likewise.
-        max_pairs: at most so many pairs in a run.
+        n_pairs: of each question about each video, by the video's number.
+        max_pairs: at most so many in a run.
     """
     items: list[Item] = []
-    n_pairs: list[int] = []
+    sizes: list[int] = []
     for number in numbers:
-        n, at_once = n_questions[number], max(1, max_pairs // max(1, n_frames[number]))
-        parts = [(start, min(start + at_once, n)) for start in range(0, n, at_once)] or [(0, 0)]
-        items += [number] if len(parts) == 1 else [(number, start, stop) for start, stop in parts]
-        n_pairs += [(stop - start) * n_frames[number] for start, stop in parts]
-    return [[items[at] for at in run] for run in cut(n_pairs, max_pairs)]
+        parts = cut(n_pairs[number], max_pairs) or [[]]
+        items += [number] if len(parts) == 1 else [(number, part[0], part[-1] + 1) for part in parts]
+        sizes += [sum(n_pairs[number][question] for question in part) for part in parts]
+    return [[items[at] for at in run] for run in cut(sizes, max_pairs)]
 
 
 def asked_videos(

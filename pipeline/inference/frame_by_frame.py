@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
@@ -17,10 +16,10 @@ from pipeline.engine.output import Shard
 from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.progress import track
 from pipeline.engine.stage import Artifact, Plan, RunContext
-from pipeline.inference.asked_videos import MAX_PAIRS, cut_by_pairs
+from pipeline.inference.asked_videos import MAX_PAIRS, cut_by_pairs, n_pairs_of
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.streams import behind
-from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, SeesFrames, VideoFeatures, Windows
+from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, SeesFrames, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import single_frame_prefixes
 from pipeline.models.transfer import to_device, to_host
@@ -127,14 +126,11 @@ def plan_by_frames(n_frames: Sequence[int], run: RunContext, backbone: Backbone)
     return Plan(cut(sizes, run.shard_bytes), {"batch_tokens": tokens_at_once(run), "batch_frames": batch_frames})
 
 
-def plan_videos(run: RunContext, questions: Artifact, features: Artifact, backbone: Backbone) -> Plan:
+def plan_videos(run: RunContext, questions: Artifact, frames: Artifact, features: Artifact, backbone: Backbone) -> Plan:
     """Cut the videos, rows of Features, and the questions of those that have many, for a stage that asks about every frame."""
-    videos = features.columns("videos", "video_id", "n_frames")
-    counts = Counter(questions.column("questions", "video_id"))
-    n_frames, n_questions = videos["n_frames"].tolist(), [counts[id] for id in videos["video_id"]]
-    plan = plan_by_frames(n_frames, run, backbone)
-    shards = [part for shard in plan.shards for part in cut_by_pairs(shard, n_frames, n_questions, MAX_PAIRS)]
-    return plan._replace(shards=shards)
+    plan = plan_by_frames(features.columns("videos", "n_frames")["n_frames"].tolist(), run, backbone)
+    n_pairs = n_pairs_of(questions, frames, features, MAX_PAIRS)
+    return plan._replace(shards=[part for shard in plan.shards for part in cut_by_pairs(shard, n_pairs, MAX_PAIRS)])
 
 
 def plan_questions(run: RunContext, keyframes: Artifact, backbone: Backbone) -> Plan:
@@ -165,11 +161,10 @@ class FrameByFrame:
         self,
         asker: Asker,
         questions: Sequence[Question],
-        videos: Sequence[VideoFeatures],
         shard: Shard,
         texts: Sequence[np.ndarray] | None = None,
     ) -> FrameValues:
-        """Ask at least one question about every frame of its clip, in these videos.
+        """Ask at least one question about every frame of its clip; questions about one video are adjacent.
 
         The values of a frame that a short clip repeats are computed once.
 
@@ -183,13 +178,17 @@ class FrameByFrame:
         text_of_pair = np.empty(first[-1], np.int64)
         for start, (_, where), text_numbers in zip(first.tolist(), distinct, texts, strict=False):
             text_of_pair[start + where] = text_numbers
-        number_of_video = {video.video_id: number for number, video in enumerate(videos)}
+        video_ids = list(dict.fromkeys(question.video_id for question in questions))
+        number_of_video = {id: number for number, id in enumerate(video_ids)}
         video_of_pair = np.repeat([number_of_video[question.video_id] for question in questions], np.diff(first))
         row_of_pair = np.concatenate([rows for rows, _ in distinct])
         by_frame = np.lexsort((row_of_pair, video_of_pair))  # stable: questions keep their order
         runs = runs_of(video_of_pair[by_frame], row_of_pair[by_frame])
         values = np.full((int(first[-1]), asker.n_values), np.nan)
-        groups = list(_groups(videos))
+        rows_of_videos: dict[str, list[int]] = {id: [] for id in video_ids}
+        for video, row in runs:
+            rows_of_videos[video_ids[video]].append(int(row))
+        groups = list(_groups(rows_of_videos))
         windows = self._windows.tokens(groups, asker.model, shard.settings["batch_frames"])
 
         def pairs_of(video_id: str, row: int) -> np.ndarray:
@@ -251,17 +250,17 @@ def _at(tokens: Tensor, places: np.ndarray) -> Tensor:
     return tokens.index_select(0, to_device(places, str(tokens.device)))
 
 
-def _groups(videos: Sequence[VideoFeatures]) -> Iterator[Group]:
-    """Cut the frames of all videos into groups that fit in a window; a long video can span several."""
+def _groups(rows_of_videos: Mapping[str, Sequence[int]]) -> Iterator[Group]:
+    """Cut stored frames, by video, into groups that fit in a window; a long video can span several."""
     group: Group = []
     count = 0
-    for video in videos:
-        for start in range(0, video.n_frames, WINDOW_FRAMES):
-            rows = list(range(start, min(start + WINDOW_FRAMES, video.n_frames)))
+    for video_id, of_video in rows_of_videos.items():
+        for start in range(0, len(of_video), WINDOW_FRAMES):
+            rows = list(of_video[start : start + WINDOW_FRAMES])
             if group and count + len(rows) > WINDOW_FRAMES:
                 yield group
                 group, count = [], 0
-            group.append((video.video_id, rows))
+            group.append((video_id, rows))
             count += len(rows)
     if group:
         yield group

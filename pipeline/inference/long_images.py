@@ -19,7 +19,7 @@ from pipeline.engine.pooled import PooledArtifact
 from pipeline.engine.progress import track
 from pipeline.engine.stage import RunContext
 from pipeline.inference.frame_by_frame import Asker, FrameValues
-from pipeline.inference.visual_windows import VideoFeatures, queries_of
+from pipeline.inference.visual_windows import queries_of
 from pipeline.memory import Halving
 from pipeline.models.transfer import to_device
 from pipeline.video.frames import Clips
@@ -61,11 +61,10 @@ class StretchByStretch:
         self,
         asker: Asker,
         questions: Sequence[Question],
-        videos: Sequence[VideoFeatures],
         shard: Shard,
         texts: Sequence[np.ndarray],
     ) -> FrameValues:
-        """Ask at least one question about every stretch of its clip in these videos; arguments as for `FrameByFrame.ask`.
+        """Ask at least one question about every stretch of its clip; arguments as for `FrameByFrame.ask`.
 
         A stretch is asked with the text of its first frame.
         """
