@@ -207,12 +207,14 @@ def _scores(cfg: Any, run: RunContext, questions: Any, frames: Any, features: An
     indices = np.arange(0, N_FRAMES * 8, 8)
 
     def work(shard: Shard) -> None:
-        numbers = np.concatenate([np.arange(item * A_VIDEO, (item + 1) * A_VIDEO) for item in shard.items])
+        # An item is a video, or a part of its questions, as in pipeline/inference/asked_videos.py.
+        parts = [(item, 0, A_VIDEO) if isinstance(item, int) else item for item in shard.items]
+        numbers = np.concatenate([video * A_VIDEO + np.arange(start, stop) for video, start, stop in parts])
         n_rows = len(numbers) * N_FRAMES
         logits = np.random.default_rng(shard.number).normal(size=n_rows).astype(np.float32)
         columns = {
             "question_id": ids[numbers].repeat(N_FRAMES),
-            "video_id": videos[shard.items].repeat(A_VIDEO * N_FRAMES),
+            "video_id": videos[numbers // A_VIDEO].repeat(N_FRAMES),
             "position": np.tile(np.arange(N_FRAMES), len(numbers)),
             "frame_index": np.tile(indices, len(numbers)),
             "seconds": np.tile(indices / 8, len(numbers)),
