@@ -3,6 +3,7 @@
 Reading and writing: ViT-g features of 32 frames per video, relative to plain h5py on the same bytes, and to copying them in
 memory. Sampling: the whole stage on ten times as many videos with one decoder process, relative to plain decord that reads the
 same frames on one thread. Variants take turns; results are medians over the rounds. Frames are random; files are in TMPDIR.
+Writes `floors.json` to OUT, by default the current folder.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import decord
 import h5py
 import numpy as np
 
+from benchmarks.report import show
 from benchmarks.timing import medians_by_turns
 from benchmarks.world import write_questions
 from cache.fingerprint import fingerprint
@@ -33,7 +35,6 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
 from pipeline.inference.frame_encoding import PUBLISHERS
 from pipeline.inference.streams import behind
-from pipeline.text_table import aligned
 from pipeline.video.frames import uniform_indices
 from stages.all import STAGES
 from stages.list_questions import list_questions
@@ -154,14 +155,14 @@ def main(n_videos: int) -> None:
             ROUNDS,
         )
     gigabytes = features.frames.nbytes * n_videos / 1e9
-    lines = [["", "", "of the lower bound"]]
+    lines = [["work", "rate", "of the lower bound"]]
     for name, floor in (("writing", "h5py, written"), ("reading", "h5py, read"), ("h5py, read", "copying")):
         lines.append(
             [name, f"{gigabytes / seconds[name]:.2f} GB/s", f"{seconds[floor] / seconds[name]:.2f} of {floor}"]
         )
     rate, share = (value / seconds["sampling, one process"] for value in (10 * n_videos * N_FRAMES, seconds["decord"]))
     lines.append(["sampling, one process", f"{rate:.0f} frames/s", f"{share:.2f} of decord"])
-    print(aligned(lines))
+    show("floors", lines)
 
 
 if __name__ == "__main__":

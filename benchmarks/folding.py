@@ -1,7 +1,7 @@
 """CPU seconds of T5's encoder, and of its decoder with and without folding: `OMP_NUM_THREADS=1 python -m benchmarks.folding`.
 
-Random weights in the shape of Flan-T5-base, 64 rows of 72 tokens, the length of a Localizer's prompt for one frame; a vocabulary
-of 2,000, as the benchmark excludes the `lm_head`.
+Random weights in the shape of Flan-T5-base, 64 rows of 72 tokens, the length of a Localizer's prompt for one frame; a
+vocabulary of 2,000, as the benchmark excludes the `lm_head`. Writes `folding.json` to OUT, by default the current folder.
 """
 
 import time
@@ -13,11 +13,11 @@ from unittest import mock
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
+from benchmarks.report import show
 from benchmarks.timing import medians_by_turns
 from pipeline.models import t5_language
 from pipeline.models.language import LanguageInput
 from pipeline.models.t5_language import T5Language
-from pipeline.text_table import aligned
 
 ROWS, TOKENS, REPETITIONS = 64, 72, 5
 SHAPE: dict[str, Any] = {
@@ -57,7 +57,7 @@ def main() -> None:
         difference = float((unfolded - folded).abs().max() / unfolded.abs().max())
         cells = [f"{seconds:.2f}" for seconds in (encoder, *medians.values())]
         lines.append([str(n_tokens), *cells, f"{difference:.1e}"])
-    print(aligned(lines))
+    show("folding", lines)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
-import os
 import subprocess
 import tempfile
 import time
@@ -264,8 +263,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, help="parts to measure [all]")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    card = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
-    report = Report("gpu", Path(os.environ.get("OUT", ".")), card=card, size=options.size)
+    card = {"card": torch.cuda.get_device_name()} if options.device != "cpu" else {}
+    report = Report("gpu", **card, size=options.size)
     parts: dict[str, Callable[[Bench], None]] = {
         "hardware": run_hardware,
         "parity": run_parity,

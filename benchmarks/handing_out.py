@@ -2,7 +2,8 @@
 
 A real server and two GPU workers on 127.0.0.1 run a forward chain of a tiny model in an empty store. For each dispatched step:
 the seconds of its task in the run, the seconds of work (loading, computing, writing: the record's phases), and the overhead:
-requests to the server, scheduling, starting Python, planning, collecting.
+requests to the server, scheduling, starting Python, planning, collecting. Writes `handing_out.json` to OUT, by default the
+current folder.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.text_table import aligned
+from benchmarks.report import show
 from tests.concurrent_flows import places
 from tests.prefect_server import ENDED, PrefectServer
 from tests.small_world import SMALL
@@ -45,7 +46,7 @@ def main() -> None:
                 overhead = seconds - work
                 share = f"{100 * overhead / (STEP_SECONDS + overhead):.1f} %"
                 lines.append([stage, *(f"{value:.1f}" for value in (seconds, work, overhead)), share])
-    print(aligned(lines))
+    show("handing_out", lines)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Peak memory of sampling and encoding one long video: `python -m benchmarks.long_videos 1 3 10` (hours).
 
 A real file for each length, small frames at 2 fps, sampled at 1 fps, with random weights of the tiny model. Each length runs in
-a fresh store and in its own process, so that peaks are independent.
+a fresh store and in its own process, so that peaks are independent. Writes `long_videos.json` to OUT, by default the current
+folder.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.report import show
 from benchmarks.world import TINY, WEIGHTS, command, write_checkpoint, write_questions
 from cache.store import Store
-from pipeline.text_table import aligned
 from tests.videos import make_video
 
 FRAMES_PER_SECOND = 2  # of 64 x 48 pixels
@@ -48,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder) / WEIGHTS, TINY, "cpu", torch.float32)
         lines += [measured(Path(folder) / hours, float(hours)) for hours in sys.argv[1:] or ("1", "3", "10")]
-    print(aligned(lines))
+    show("long_videos", lines)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Each stage in a process of its own, over a store with true numbers of rows: 8 questions a video (or `QUESTIONS_A_VIDEO` of the
 environment), 32 frames. Videos share a few contents, so that the pool holds these only. Of a stage that runs a model, at the
 tiny model's size, one shard of a real one's number of rows is made, and the seconds until it begins stand beside those of the
-whole; what comes after reads drawn scores and answers.
+whole; what comes after reads drawn scores and answers. Writes `many_questions.json` to OUT, by default the current folder.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.report import show
 from benchmarks.world import TINY, WEIGHTS, draw_frames, places_of, write_checkpoint
 from cache.store import Store
 from pipeline.engine.build import build
@@ -207,12 +208,14 @@ def _scores(cfg: Any, run: RunContext, questions: Any, frames: Any, features: An
     indices = np.arange(0, N_FRAMES * 8, 8)
 
     def work(shard: Shard) -> None:
-        numbers = np.concatenate([np.arange(item * A_VIDEO, (item + 1) * A_VIDEO) for item in shard.items])
+        # An item is a video, or a part of its questions, as in pipeline/inference/asked_videos.py.
+        parts = [(item, 0, A_VIDEO) if isinstance(item, int) else item for item in shard.items]
+        numbers = np.concatenate([video * A_VIDEO + np.arange(start, stop) for video, start, stop in parts])
         n_rows = len(numbers) * N_FRAMES
         logits = np.random.default_rng(shard.number).normal(size=n_rows).astype(np.float32)
         columns = {
             "question_id": ids[numbers].repeat(N_FRAMES),
-            "video_id": videos[shard.items].repeat(A_VIDEO * N_FRAMES),
+            "video_id": videos[numbers // A_VIDEO].repeat(N_FRAMES),
             "position": np.tile(np.arange(N_FRAMES), len(numbers)),
             "frame_index": np.tile(indices, len(numbers)),
             "seconds": np.tile(indices / 8, len(numbers)),
@@ -279,7 +282,7 @@ def main() -> None:
         gigabytes = [f"{of[which] / 1e9:.2f}" for which in ("start_bytes", "peak_bytes")]
         lines.append([name, f"{of['seconds']:.1f}", before, *gigabytes])
         print(aligned([lines[-1]]), flush=True)
-    print(aligned(lines))
+    show("many_questions", lines, questions_a_video=A_VIDEO)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -196,7 +195,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=MODELS, default=["large ViT", "real proportions"])
     parser.add_argument("--questions", nargs="+", type=int, default=[1, 8, 16], help="per video [1 8 16]")
     options = parser.parse_args()
-    report = Report("official", Path(os.environ.get("OUT", ".")), threads=torch.get_num_threads())
+    report = Report("official")
     for name in options.sizes:
         with tempfile.TemporaryDirectory() as folder, report.part(name):
             write_checkpoint(Path(folder) / WEIGHTS, MODELS[name], "cpu", torch.float32)

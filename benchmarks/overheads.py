@@ -1,7 +1,8 @@
 """Overheads of a run: `python -m benchmarks.overheads [N videos]`.
 
 Wall seconds of complete commands with random weights of the tiny model on a CPU, real video files and a fresh store; each after
-the previous one. With Prefect: the flow of a deployment, in its own process, including its server.
+the previous one. With Prefect: the flow of a deployment, in its own process, including its server. Writes `overheads.json` to
+OUT, by default the current folder.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.report import show
 from benchmarks.world import IN_FLOAT32, TINY, WEIGHTS, command, places_of, write_checkpoint, write_questions
 from cache.fingerprint import fingerprint
-from pipeline.text_table import aligned
 from tests.videos import make_video
 
 FLOW = """
@@ -102,7 +103,7 @@ def main(n_videos: int) -> None:
         flow = [sys.executable, "-c", FLOW, json.dumps(places), *SETTINGS]
         add("the flow, with Prefect's server", flow)
         add("the flow, all cached", flow)
-    print(aligned(lines))
+    show("overheads", lines)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Effects of reduced precisions of the language model, and their speed on a CPU: `python -m benchmarks.precisions STORE`.
 
 STORE holds the demo (`sevila demo --store STORE`), whose trained models run again in each precision: the Localizer scores the
-test split, keyframes are selected, and the Answerer answers. Without STORE, only the speed is measured: one encoder in the shape
-of Flan-T5-base, 64 rows of 72 tokens, in turns. Set OMP_NUM_THREADS=1.
+test split, keyframes are selected, and the Answerer answers. Without STORE, only the speed is measured: one encoder in the
+shape of Flan-T5-base, 64 rows of 72 tokens, in turns. Set OMP_NUM_THREADS=1. Writes `precisions_speed.json`, and with STORE
+`precisions_effect.json`, to OUT, by default the current folder.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scipy.stats import spearmanr
 
 import sevila
 from benchmarks.folding import ROWS, SHAPE, TOKENS, random_language
+from benchmarks.report import show
 from benchmarks.timing import medians_by_turns
 from cache.store import Store
 from pipeline.engine.build import build
@@ -25,7 +27,6 @@ from pipeline.engine.stage import Artifact, RunContext
 from pipeline.models.eight_bits import to_eight_bits
 from pipeline.models.language import LanguageInput
 from pipeline.precision import EIGHT_BITS, LanguagePrecision, activations
-from pipeline.text_table import aligned
 from stages.all import STAGES
 
 PRECISIONS = get_args(LanguagePrecision)  # float32, the reference, is first
@@ -93,7 +94,7 @@ def compared(exact: PrecisionResults, reduced: PrecisionResults) -> list[str]:
     ]
 
 
-def effect(root: str) -> str:
+def effect(root: str) -> list[list[str]]:
     """Return the table of the effects of each precision on the demo in a store."""
     head = ["Localizer", "precision", "rank correlation", "other keyframes", "questions with other keyframes"]
     lines = [[*head, "other answers", "accuracy", "questions gained, lost"]]
@@ -102,11 +103,11 @@ def effect(root: str) -> str:
     for setting in SETTINGS:
         results = {precision: results_in(precision, tables, setting, experiment.store) for precision in PRECISIONS}
         lines += [[setting, precision, *compared(results["float32"], results[precision])] for precision in PRECISIONS]
-    return aligned(lines, n_left=2)
+    return lines
 
 
 @torch.no_grad()
-def speed() -> str:
+def speed() -> list[list[str]]:
     """Return the table of an encoder's processor seconds and of its blocks' sizes, by precision."""
     calls, size_bytes = {}, {}
     for precision in PRECISIONS:
@@ -123,10 +124,10 @@ def speed() -> str:
     for precision, seconds in medians.items():
         ratio = seconds / medians["float32"]
         lines.append([precision, f"{seconds:.1f}", f"{ratio:.2f}", f"{size_bytes[precision] / 1e6:.0f}"])
-    return aligned(lines)
+    return lines
 
 
 if __name__ == "__main__":
-    print(speed())
-    for store in sys.argv[1:]:
-        print(effect(store))
+    show("precisions_speed", speed())
+    if len(sys.argv) > 1:
+        show("precisions_effect", effect(sys.argv[1]), n_left=2)

@@ -1,4 +1,7 @@
-"""Reports of benchmarks: each figure is printed, and written to JSON and Markdown at once, so that a killed run keeps it."""
+"""What benchmarks print and write: tables, and reports of many figures, each of which a killed run keeps.
+
+Files are written to the folder in the environment variable OUT, by default the current one.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,45 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.timing import Busy
+from cache.files import write_for_user
+from pipeline.engine.hardware import processor_name
+from pipeline.text_table import aligned
+from pipeline.threads import usable_cores
 
 LIBRARIES = ("torch", "transformers", "h5py", "pyarrow", "numpy")
+
+
+def show(name: str, lines: Sequence[Sequence[str]], n_left: int = 1, **facts: Any) -> None:
+    """Print a table whose first line is the header, and write `NAME.json`: the facts of the run, and rows by the header's cells.
+
+    Args:
+        n_left: number of columns that are aligned left.
+        facts: describe the run beyond its command.
+    """
+    print(aligned(lines, n_left))
+    head, *rows = lines
+    cells = [dict(zip(head, row, strict=True)) for row in rows]
+    _write_json(name, {"facts": {**facts, **FACTS}, "rows": cells})
 
 
 class Report:
     """Sections of rows of figures by name; names include the unit."""
 
-    def __init__(self, name: str, folder: Path, **facts: Any) -> None:
-        """Write `NAME.json` and `NAME.md` to a folder; `facts` describe the run, such as sizes and device."""
-        self._path = folder / name
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, name: str, **facts: Any) -> None:
+        """Write `NAME.json` and `NAME.md`; `facts` describe the run, such as its sizes."""
+        self._name = name
         self._start = time.perf_counter()
-        self.content: dict[str, Any] = {"facts": {**facts, **_facts()}, "sections": {}}
+        self.content: dict[str, Any] = {"facts": {**facts, **FACTS}, "sections": {}}
 
     def add(self, section: str, row: str, **figures: Any) -> None:
         """Add a row, print it, and write the files."""
@@ -56,8 +77,8 @@ class Report:
 
     def write(self) -> None:
         """Write `NAME.json` and `NAME.md`."""
-        self._path.with_suffix(".json").write_text(json.dumps(self.content, indent=1) + "\n")
-        self._path.with_suffix(".md").write_text(self._markdown())
+        _write_json(self._name, self.content)
+        _write(f"{self._name}.md", self._markdown())
 
     def _markdown(self) -> str:
         facts = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.content["facts"].items())
@@ -77,14 +98,29 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _write_json(name: str, content: dict[str, Any]) -> None:
+    _write(f"{name}.json", json.dumps(content, indent=1) + "\n")
+
+
+def _write(file_name: str, text: str) -> None:
+    """Write a file whole: a kill leaves the one before, or none."""
+    write_for_user(Path(os.environ.get("OUT", ".")) / file_name, text.encode())
+
+
 def _facts() -> dict[str, Any]:
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    git = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return {
+        "processor": processor_name(),
         "date": datetime.now(UTC).date().isoformat(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
         "load_at_start": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         **{library: version(library) for library in LIBRARIES},
         "revision": git.stdout.strip() or "unknown",
         "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
     }
+
+
+FACTS = _facts()  # at the start: load and revision change while a benchmark runs

@@ -1,7 +1,8 @@
 """Speed of opening, filtering and searching the report of many questions: `python -m benchmarks.report_page [questions]`.
 
 A simulated store (tests/big_store.py) with two runs and 50 questions per video; the command line writes their report, and
-Chromium loads it from disk. Tables and data files have realistic sizes; images do not, as frames have 2 by 2 pixels.
+Chromium loads it from disk. Tables and data files have realistic sizes; images do not, as frames have 2 by 2 pixels. Writes
+`report_page.json` to OUT, by default the current folder.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pipeline.text_table import aligned
+from benchmarks.report import show
 from tests.big_store import make
 from tests.browser import WatchedPage, chromium
 
@@ -73,7 +74,7 @@ def main(n_questions: int) -> bool:
         ["all files", f"{sum(sizes.values()) / 1e6:.1f} MB", ""],
         ["written in", f"{seconds:.0f} s", ""],
     ]
-    print(aligned(lines))
+    show("report_page", lines)
     return paint < MAX_PAINT_SECONDS and sizes[largest] < MAX_FILE_BYTES
 
 

@@ -1,7 +1,8 @@
 """The parts of sampling by time: `OMP_NUM_THREADS=1 python -m benchmarks.sampling [N videos]`.
 
-The videos of benchmarks/floors.py, 32 frames of each. Parts take turns; results are medians over the rounds, in processor seconds
-of this process and its children, which other programs influence least.
+The videos of benchmarks/floors.py, 32 frames of each. Parts take turns; results are medians over the rounds, in processor
+seconds of this process and its children, which other programs influence least. Writes `sampling.json` to OUT, by default the
+current folder.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.floors import N_FRAMES, ROUNDS, Videos
+from benchmarks.report import show
 from benchmarks.timing import medians_by_turns, processor_seconds
 from cache.pool import Pool
 from cache.store import Store
-from pipeline.text_table import aligned
 from pipeline.video.decode_worker import read_with_decord
 from pipeline.video.decoding import DecodeRequest, DecoderProcess
 from pipeline.video.frames import UniformSampling
@@ -85,9 +86,9 @@ def main(n_videos: int) -> None:
             processor_seconds,
         )
     floor = next(iter(seconds.values()))
-    lines = [["", "ms per video", "of decord alone"]]
+    lines = [["part", "ms per video", "of decord alone"]]
     lines += [[name, f"{1000 * value / n_videos:.1f}", f"{floor / value:.2f}"] for name, value in seconds.items()]
-    print(aligned(lines))
+    show("sampling", lines)
 
 
 if __name__ == "__main__":

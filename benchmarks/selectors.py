@@ -1,7 +1,8 @@
 """CPU seconds of every selector on one core: `OMP_NUM_THREADS=1 python -m benchmarks.selectors`.
 
 Scores of 3,600 frames, one hour at 1 fps: for half of the questions random walks, as neighbouring frames are similar, for the
-others mostly low with few peaks. Selectors that need vectors get 768 numbers per frame.
+others mostly low with few peaks. Selectors that need vectors get 768 numbers per frame. Writes `selectors.json` to OUT, by
+default the current folder.
 """
 
 import time
@@ -9,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.report import show
 from pipeline.selection.registry import selector_named, selector_names
 from pipeline.selection.selector import Candidates, Selector
-from pipeline.text_table import aligned
 
 N_QUESTIONS, N_FRAMES, VECTOR_WIDTH = 52_000, 3_600, 768
 KS = (8, 32)
@@ -41,7 +42,7 @@ def main() -> None:
         for k in KS:
             seconds = seconds_a_question(selector_named(name), k, scores, vectors)
             lines.append([name, str(k), f"{seconds * 1e3:.2f}", f"{seconds * N_QUESTIONS:,.0f}"])
-    print(aligned(lines))
+    show("selectors", lines)
 
 
 if __name__ == "__main__":

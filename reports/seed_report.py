@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
 from statistics import mean
 
 from cache.printable import counted, printable
+from pipeline.engine.hardware import processor_name
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Column, Results
@@ -189,17 +188,7 @@ def _provenance(runs: Sequence[SeedRun], command: str) -> str:
             f"- seed {run.seed}: {seconds:.0f} s of stages, by their records; {run.wall_seconds:.0f} s in this call, "
             "which reuses stored artifacts"
         )
-    lines += [f"- on {_processor()}, {os.cpu_count()} cores; stages ran on {escaped(', '.join(devices))}"]
+    lines += [f"- on {processor_name()}, {os.cpu_count()} cores; stages ran on {escaped(', '.join(devices))}"]
     lines += [f"- {escaped(', '.join(versions))}"]
     lines += [f"- code: {escaped(', '.join(revisions))}"] if revisions else []
     return f"```bash\n{printable(command)}\n```\n\n" + "\n".join(lines)
-
-
-def _processor() -> str:
-    """Return the name of the processor, on Linux from /proc/cpuinfo."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.batching import tokens_suiting
@@ -38,6 +39,16 @@ def batch_tokens_of(batch_tokens: int | Literal["auto"] | None, device: str) -> 
 def tokens_at_once(run: RunContext) -> int:
     """Return the maximum number of tokens in a forward pass."""
     return tokens_suiting(run.torch_device()) if run.batch_tokens is None else run.batch_tokens
+
+
+def processor_name() -> str:
+    """Return the name of the processor, on Linux from /proc/cpuinfo."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def hardware_facts(gpu: bool, run: RunContext) -> dict[str, Any]:
