@@ -75,7 +75,7 @@ class _PreparedUnit(NamedTuple):
     prepared: PreparedQuestion
 
 
-class _Batch(NamedTuple):
+class _AskedBatch(NamedTuple):
     """Questions that were asked at once, and their table of values in transfer to the host."""
 
     units: list[_PreparedUnit]
@@ -92,19 +92,19 @@ class KeyframeReader:
 
     def answers(self, units: Sequence[QuestionFrames]) -> dict[str, list[FramesAnswer]]:
         """Return the answers by question id, one for each set of its frames."""
-        found = [FramesAnswer(self._reader.refusal(unit.question)) for unit in units]
-        for batch in chain.from_iterable(behind(self._batches(units, found))):
+        of_units = [FramesAnswer(self._reader.refusal(unit.question)) for unit in units]
+        for batch in chain.from_iterable(behind(self._batches(units, of_units))):
             batch.copied()
             values = self._reader.values(batch.table.numpy(), [unit.prepared for unit in batch.units])
             for (number, prepared), options in zip(batch.units, values, strict=True):
                 problem, first_token_id = options.problem_of(), options.first_token_id
-                found[number] = FramesAnswer(problem, options.values, first_token_id, prepared.truncated)
+                of_units[number] = FramesAnswer(problem, options.values, first_token_id, prepared.truncated)
         answers: dict[str, list[FramesAnswer]] = defaultdict(list)
-        for unit, answer in zip(units, found, strict=True):
+        for unit, answer in zip(units, of_units, strict=True):
             answers[unit.question.question_id].append(answer)
         return answers
 
-    def _batches(self, units: Sequence[QuestionFrames], refused: Sequence[FramesAnswer]) -> Iterator[list[_Batch]]:
+    def _batches(self, units: Sequence[QuestionFrames], refused: Sequence[FramesAnswer]) -> Iterator[list[_AskedBatch]]:
         """Ask the questions of each window without waiting for the device.
 
         Those of a window's last batch of each number of frames, which is rarely full, wait for those of the next window.
@@ -115,15 +115,13 @@ class KeyframeReader:
         rows = [_stored_rows(units[number] for number in group) for group in groups]
         windows = self._windows.tokens(rows, self._reader.answerer, self._shard.settings["batch_frames"])
         tracked = zip(groups, track(windows, self._shard, "window", len(groups)), strict=True)
-        waiting: dict[
-            int, tuple[list[_PreparedUnit], torch.Tensor]
-        ] = {}  # by number of frames, with their visual tokens
+        waiting: dict[int, tuple[list[_PreparedUnit], Tensor]] = {}  # by number of frames, with visual tokens
         for n_seen, (group, (place, visual)) in enumerate(tracked, 1):
             by_frames = defaultdict[int, list[int]](list)
             for number in group:
                 if not refused[number].reason:
                     by_frames[len(units[number].rows)].append(number)
-            is_last, batches = n_seen == len(groups), list[_Batch]()
+            is_last, batches = n_seen == len(groups), list[_AskedBatch]()
             for n_frames in sorted({*by_frames, *(waiting if is_last else ())}):
                 asked, tokens = waiting.pop(n_frames, ([], visual[:0]))
                 places = [place[units[n].question.video_id, row] for n in by_frames[n_frames] for row in units[n].rows]
@@ -148,15 +146,15 @@ class KeyframeReader:
 
     def _ask(
         self, asked: Sequence[_PreparedUnit], where: np.ndarray, tokens: Tensor, items: np.ndarray
-    ) -> list[_Batch]:
+    ) -> list[_AskedBatch]:
         """Ask some of the questions, whose frames are `tokens` [F, Q, L] at `where` [R, K]."""
         prefixes = frame_prefixes(where.shape[1])
 
-        def ask(chosen: np.ndarray) -> _Batch:
+        def ask(chosen: np.ndarray) -> _AskedBatch:
             frames = tokens[to_device(where[chosen], str(tokens.device))]
             units = [asked[item] for item in chosen]
             (table,), copied = to_host(self._reader.ask(frames, [unit.prepared for unit in units], prefixes))
-            return _Batch(units, table, copied)
+            return _AskedBatch(units, table, copied)
 
         return self._halving(ask, items)
 
