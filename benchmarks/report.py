@@ -1,4 +1,4 @@
-"""What benchmarks print and write: tables, and reports of many figures, each of which a killed run keeps.
+"""What benchmarks print and write: tables, at the end, and reports of many figures, whose figures a killed run keeps.
 
 Files are written to the folder in the environment variable OUT, by default the current one.
 """
@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -109,7 +109,9 @@ def _write(file_name: str, text: str) -> None:
 
 def _facts() -> dict[str, Any]:
     words = ["git", "rev-parse", "--short", "HEAD"]
-    git = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    revision = ""
+    with suppress(OSError):  # git is not installed
+        revision = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout
     return {
         "processor": processor_name(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -118,7 +120,7 @@ def _facts() -> dict[str, Any]:
         "load_at_start": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         **{library: version(library) for library in LIBRARIES},
-        "revision": git.stdout.strip() or "unknown",
+        "revision": revision.strip() or "unknown",
         "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
     }
 

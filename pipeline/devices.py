@@ -30,9 +30,10 @@ def refuse_unknown_device(device: str) -> None:
 
 
 def torch_device(device: str) -> str:
-    """Return torch's name of a device, with `auto` resolved."""
+    """Return torch's name of a device, with `auto` resolved; from then on this process computes float32 without TF32."""
     import torch
 
+    torch.backends.cudnn.allow_tf32 = False  # torch allows it in convolutions, such as a ViT's patch embedding
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 

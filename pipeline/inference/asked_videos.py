@@ -28,10 +28,12 @@ class AskedVideo(NamedTuple):
 def n_pairs_of(questions: Artifact, frames: Artifact, features: Artifact, max_pairs: int) -> list[list[int]]:
     """Return the number of (question, frame) pairs of each question about each video, as Features has the videos.
 
-    It is that of the video's stored frames, which are no fewer than a clip's, unless a video has more than `max_pairs` so.
+    Counted by the video's stored frames, or by the frames that were wanted of each clip if that is more, as a short clip repeats
+    frames; if that exceeds `max_pairs` for any video, by the frames of each question's clip.
     """
-    videos = features.columns("videos", "video_id", "n_frames")
-    n_frames = dict(zip(videos["video_id"], videos["n_frames"].tolist(), strict=True))
+    videos, wanted = features.columns("videos", "video_id", "n_frames"), int(frames.record.config["frames"])
+    n_stored = zip(videos["video_id"], videos["n_frames"].tolist(), strict=True)
+    n_frames = {id: max(n, wanted) if n else 0 for id, n in n_stored}
     counts = Counter(questions.column("questions", "video_id"))
     if all(n * counts[id] <= max_pairs for id, n in n_frames.items()):
         return [[n] * counts[id] for id, n in n_frames.items()]

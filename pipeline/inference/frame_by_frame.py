@@ -19,7 +19,7 @@ from pipeline.engine.stage import Artifact, Plan, RunContext
 from pipeline.inference.asked_videos import MAX_PAIRS, cut_by_pairs, n_pairs_of
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.streams import behind
-from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, SeesFrames, Windows
+from pipeline.inference.visual_windows import MOST_WAITING_FRAMES, WINDOW_FRAMES, Group, SeesFrames, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import single_frame_prefixes
 from pipeline.models.transfer import to_device, to_host
@@ -164,7 +164,7 @@ class FrameByFrame:
         shard: Shard,
         texts: Sequence[np.ndarray] | None = None,
     ) -> FrameValues:
-        """Ask at least one question about every frame of its clip; questions about one video are adjacent.
+        """Ask at least one question about every frame of its clip.
 
         The values of a frame that a short clip repeats are computed once.
 
@@ -192,7 +192,7 @@ class FrameByFrame:
         windows = self._windows.tokens(groups, asker.model, shard.settings["batch_frames"])
 
         def pairs_of(video_id: str, row: int) -> np.ndarray:
-            return by_frame[runs.get((number_of_video[video_id], row), slice(0))]
+            return by_frame[runs[number_of_video[video_id], row]]
 
         tracked = track(windows, shard, "window", len(groups))
         for batches in behind(self._asked(asker, tracked, len(groups), pairs_of, text_of_pair, shard)):
@@ -221,21 +221,25 @@ class FrameByFrame:
         """
         import torch
 
-        waiting = np.empty(0, np.int64)
-        tokens_of_waiting: list[Tensor] = []
+        waiting = where = np.empty(0, np.int64)
+        kept: Tensor | None = None  # tokens of the pairs that wait, which are `where` in these
         for number, (place, visual) in enumerate(windows, 1):
             of_frames = [pairs_of(*frame) for frame in place]
             rows = np.concatenate([waiting, *of_frames])
-            places = np.repeat(list(place.values()), list(map(len, of_frames))) + len(waiting)
-            places = np.concatenate([np.arange(len(waiting)), places])
-            tokens, texts = torch.cat([*tokens_of_waiting, visual]), text_of_pair[rows]
+            places = np.repeat(list(place.values()), list(map(len, of_frames))) + (0 if kept is None else len(kept))
+            places = np.concatenate([where, places])
+            tokens, texts = visual if kept is None else torch.cat([kept, visual]), text_of_pair[rows]
             lengths = [asker.lengths[text] for text in texts.tolist()]
             n_other_tokens = visual.shape[1] + asker.n_prefix_tokens
             batches = token_batches(lengths, n_other_tokens, shard.settings["batch_tokens"])
-            rest = batches.pop() if batches and number < n_windows else np.empty(0, np.int64)
+            waiting, kept = waiting[:0], None
+            distinct, where = np.unique(places[batches[-1]], return_inverse=True)
+            if number < n_windows and len(distinct) <= MOST_WAITING_FRAMES:
+                waiting, kept = rows[batches.pop()], _at(tokens, distinct)
+            else:
+                where = where[:0]
             ask = partial(_ask, asker, tokens, places, texts, rows)
             yield [values for batch in batches for values in self._halving(ask, batch)]
-            waiting, tokens_of_waiting = rows[rest], [_at(tokens, places[rest])]
 
 
 def _ask(

@@ -15,7 +15,7 @@ from pipeline.engine.output import Shard
 from pipeline.engine.progress import track
 from pipeline.inference.option_reader import OptionValues, PreparedQuestion
 from pipeline.inference.streams import behind
-from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
+from pipeline.inference.visual_windows import MOST_WAITING_FRAMES, WINDOW_FRAMES, Group, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import frame_prefixes
 from pipeline.models.transfer import to_device, to_host
@@ -75,6 +75,14 @@ class _PreparedUnit(NamedTuple):
     prepared: PreparedQuestion
 
 
+class _Waiting(NamedTuple):
+    """Questions that wait for others of as many frames, which are `where` [R, K] in `tokens` [F, Q, L]."""
+
+    asked: list[_PreparedUnit]
+    where: np.ndarray
+    tokens: Tensor
+
+
 class _AskedBatch(NamedTuple):
     """Questions that were asked at once, and their table of values in transfer to the host."""
 
@@ -93,7 +101,8 @@ class KeyframeReader:
     def answers(self, units: Sequence[QuestionFrames]) -> dict[str, list[FramesAnswer]]:
         """Return the answers by question id, one for each set of its frames."""
         of_units = [FramesAnswer(self._reader.refusal(unit.question)) for unit in units]
-        for batch in chain.from_iterable(behind(self._batches(units, of_units))):
+        askable = [number for number, answer in enumerate(of_units) if not answer.reason]
+        for batch in chain.from_iterable(behind(self._batches(units, askable))):
             batch.copied()
             values = self._reader.values(batch.table.numpy(), [unit.prepared for unit in batch.units])
             for (number, prepared), options in zip(batch.units, values, strict=True):
@@ -104,38 +113,47 @@ class KeyframeReader:
             answers[unit.question.question_id].append(answer)
         return answers
 
-    def _batches(self, units: Sequence[QuestionFrames], refused: Sequence[FramesAnswer]) -> Iterator[list[_AskedBatch]]:
+    def _batches(self, units: Sequence[QuestionFrames], askable: Sequence[int]) -> Iterator[list[_AskedBatch]]:
         """Ask the questions of each window without waiting for the device.
 
         Those of a window's last batch of each number of frames, which is rarely full, wait for those of the next window.
+
+        Args:
+            askable: numbers of the units that are asked.
         """
         import torch
 
-        groups = list(_groups(units))
+        groups = list(_groups(units, askable))
         rows = [_stored_rows(units[number] for number in group) for group in groups]
         windows = self._windows.tokens(rows, self._reader.answerer, self._shard.settings["batch_frames"])
         tracked = zip(groups, track(windows, self._shard, "window", len(groups)), strict=True)
-        waiting: dict[int, tuple[list[_PreparedUnit], Tensor]] = {}  # by number of frames, with visual tokens
+        waiting: dict[int, _Waiting] = {}  # by number of frames
         for n_seen, (group, (place, visual)) in enumerate(tracked, 1):
-            by_frames = defaultdict[int, list[int]](list)
-            for number in group:
-                if not refused[number].reason:
-                    by_frames[len(units[number].rows)].append(number)
             is_last, batches = n_seen == len(groups), list[_AskedBatch]()
-            for n_frames in sorted({*by_frames, *(waiting if is_last else ())}):
-                asked, tokens = waiting.pop(n_frames, ([], visual[:0]))
-                places = [place[units[n].question.video_id, row] for n in by_frames[n_frames] for row in units[n].rows]
-                where = np.array([*range(len(tokens)), *(len(tokens) + at for at in places)]).reshape(-1, n_frames)
-                prepared = self._reader.prepare([units[number].question for number in by_frames[n_frames]])
-                asked = [*asked, *map(_PreparedUnit, by_frames[n_frames], prepared)]
-                tokens = torch.cat([tokens, visual])
+            numbers = {n: [number for number in group if len(units[number].rows) == n] for n in _n_frames(units, group)}
+            for n_frames in sorted({*numbers, *(waiting if is_last else ())}):
+                asked = self._prepared(units, numbers.get(n_frames, []))
+                places = [
+                    place[units[unit.number].question.video_id, row]
+                    for unit in asked
+                    for row in units[unit.number].rows
+                ]
+                where, tokens = np.array(places, np.int64).reshape(-1, n_frames), visual
+                if before := waiting.pop(n_frames, None):
+                    where = np.concatenate([before.where, where + len(before.tokens)])
+                    asked, tokens = [*before.asked, *asked], torch.cat([before.tokens, visual])
                 chosen = self._cut(asked, n_frames, visual.shape[1])
-                rest = np.empty(0, np.int64) if is_last else chosen.pop()
+                if not is_last:
+                    waiting[n_frames] = _waiting(asked, where, tokens, chosen.pop())
                 batches += [batch for items in chosen for batch in self._ask(asked, where, tokens, items)]
-                if len(rest):
-                    kept = to_device(where[rest].ravel(), str(visual.device))
-                    waiting[n_frames] = [asked[item] for item in rest], tokens.index_select(0, kept)
+            while sum(len(each.tokens) for each in waiting.values()) > MOST_WAITING_FRAMES:
+                most = waiting.pop(max(waiting, key=lambda n_frames: len(waiting[n_frames].tokens)))
+                batches += self._ask(*most, np.arange(len(most.asked)))
             yield batches
+
+    def _prepared(self, units: Sequence[QuestionFrames], numbers: Sequence[int]) -> list[_PreparedUnit]:
+        prepared = self._reader.prepare([units[number].question for number in numbers])
+        return list(map(_PreparedUnit, numbers, prepared))
 
     def _cut(self, asked: Sequence[_PreparedUnit], n_frames: int, n_tokens: int) -> list[np.ndarray]:
         """Cut questions of equal numbers of frames, with this many visual tokens each, into batches."""
@@ -159,11 +177,23 @@ class KeyframeReader:
         return self._halving(ask, items)
 
 
-def _groups(units: Sequence[QuestionFrames]) -> Iterator[list[int]]:
-    """Group the numbers of units whose frames fit in a window together; questions about one video share its frames."""
+def _waiting(asked: Sequence[_PreparedUnit], where: np.ndarray, tokens: Tensor, items: np.ndarray) -> _Waiting:
+    """Return some of the questions with the visual tokens of their frames alone."""
+    distinct, of_items = np.unique(where[items], return_inverse=True)
+    of_frames = tokens.index_select(0, to_device(distinct, str(tokens.device)))
+    return _Waiting([asked[item] for item in items], of_items.reshape(-1, where.shape[1]), of_frames)
+
+
+def _n_frames(units: Sequence[QuestionFrames], numbers: Sequence[int]) -> set[int]:
+    return {len(units[number].rows) for number in numbers}
+
+
+def _groups(units: Sequence[QuestionFrames], numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Group units, by number, whose frames fit in a window together; questions about one video share its frames."""
     group: list[int] = []
     group_frames: set[tuple[str, int]] = set()
-    for number, unit in enumerate(units):
+    for number in numbers:
+        unit = units[number]
         frames = {(unit.question.video_id, row) for row in unit.rows}
         if group and len(group_frames | frames) > WINDOW_FRAMES:
             yield group

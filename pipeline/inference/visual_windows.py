@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Inputs of extract_features whose Q-Formers' outputs are stored with level = "queries", in the order of the arrays.
 PROMPTS = ("localizer", "answerer")
 WINDOW_FRAMES = 256  # 185 MB of ViT-g features; up to four windows are in memory, including those read ahead
+MOST_WAITING_FRAMES = 512  # 134 MB of Flan-T5-XL's visual tokens; of questions that wait for the next window's
 
 
 class VideoFeatures(NamedTuple):
@@ -84,7 +85,7 @@ class Windows:
                 return model.prompt.project(queried)  # type: ignore[attr-defined]
 
         for group, array in model_input(read_ahead(self._read(groups), depth=1)):
-            batches = [array[start : start + batch_frames] for start in range(0, len(array), batch_frames)]
+            batches = np.array_split(array, -(-len(array) // batch_frames))  # of equal size: 86, 85 and 85 of 256
             visual = torch.cat([tokens for batch in batches for tokens in self._halving(encode, batch)])
             frames = [(video_id, row) for video_id, rows in group for row in rows]
             yield {frame: index for index, frame in enumerate(frames)}, visual

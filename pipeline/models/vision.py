@@ -12,8 +12,6 @@ from transformers import Blip2VisionConfig, Blip2VisionModel
 
 from pipeline.models.transfer import to_device
 
-torch.backends.cudnn.allow_tf32 = False  # torch allows it in convolutions, such as the patch embedding
-
 # CLIP's normalisation, with which BLIP-2's ViT-g was trained; RGB order.
 PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 PIXEL_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)

@@ -44,6 +44,21 @@ def test_a_folder_digest_depends_on_file_names(tmp_path: Path) -> None:
     assert digests.digest(folder) != first
 
 
+def test_the_stamp_of_a_folder_depends_on_its_files_and_skips_what_is_none(tmp_path: Path) -> None:
+    (tmp_path / "2.png").write_bytes(b"two")
+    (tmp_path / "1.png").write_bytes(b"one")
+    (tmp_path / "3.png").symlink_to("1.png")
+    before = stamp(tmp_path)
+    assert before[0] == 3
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "dangling.png").symlink_to("gone.png")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    assert stamp(tmp_path) == before
+    (tmp_path / "1.png").write_bytes(b"ONE!")  # also what the link shows
+    assert stamp(tmp_path) != before
+
+
 def test_digests_of_non_utf8_paths_are_cached(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"vid\xe9os")
     folder.mkdir()

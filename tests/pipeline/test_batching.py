@@ -1,4 +1,5 @@
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ def test_questions_are_cut_in_order_within_the_limit_of_pairs(videos: list[tuple
 class Tables:
     """An artifact of one table."""
 
+    record = SimpleNamespace(config={"frames": 4})
+
     def __init__(self, **columns: list[Any]) -> None:
         self._columns = columns
 
@@ -65,6 +68,6 @@ class Tables:
 def test_pairs_of_a_video_with_many_are_those_of_its_clips() -> None:
     questions: Any = Tables(video_id=["a", "b", "a", "c"], clip_id=["x", "", "y", ""])
     frames: Any = Tables(video_id=["a"] * 5 + ["b"] * 4, clip_id=["x", "x", "y", "y", "y", "", "", "", ""])
-    features: Any = Tables(video_id=["a", "b", "c"], n_frames=[5, 4, 0])
+    features: Any = Tables(video_id=["a", "b", "c"], n_frames=[5, 1, 0])  # b's clip repeats its frame
     assert n_pairs_of(questions, frames, features, 10) == [[5, 5], [4], [0]]
     assert n_pairs_of(questions, frames, features, 9) == [[2, 3], [4], [0]]

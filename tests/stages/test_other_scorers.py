@@ -21,6 +21,7 @@ from pipeline.selection.selector import Candidates
 from stages.all import STAGES
 from stages.embed_frames import Embeddings
 from stages.extract_features import Features
+from stages.score_by_similarity import BYTES_A_SCORE
 from stages.score_frames import FrameScores
 from tests.stages.runs import artifact, records, sevila
 from tests.stages.test_out_of_memory import with_memory_for
@@ -90,7 +91,7 @@ def test_questions_of_one_video_can_stand_in_several_shards(
     store = Path(shutil.copytree(shared, tmp_path / "store"))
     assert sevila("run", demo, store, *words) == 0
     monkeypatch.setattr("pipeline.inference.frame_by_frame.MAX_PAIRS", 9)
-    assert sevila("run", demo, shared, *words, "--shard-megabytes", f"{9 * 350 / 2**20}") == 0
+    assert sevila("run", demo, shared, *words, "--shard-megabytes", f"{9 * BYTES_A_SCORE / 2**20}") == 0
     one, many = newest_scores(store)[0], newest_scores(shared)[0]
     assert len(one.files("frame_scores", ".parquet")) == 1 and len(many.files("frame_scores", ".parquet")) >= 24
     a, b = (each.columns("frame_scores", "question_id", "position", "logit_yes") for each in (one, many))

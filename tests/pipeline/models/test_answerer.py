@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -82,6 +83,10 @@ def test_rows_that_start_with_another_token_are_answered_after_it(reference: Ref
         torch.testing.assert_close(output.option_logits[row], second, rtol=0, atol=1e-5)
         same = torch.allclose(output.option_logits[row], output.option_logits_forced[row], rtol=0, atol=1e-5)
         assert same == bool(starts_with_option[row])
+    with mock.patch.object(language, "decode", wraps=language.decode) as decode:
+        forced = answerer.answer(visual, token_ids, [5] * 4, numbered_frame_prefixes(2), only_forced=True)
+    assert decode.call_count == 1, "rows were decoded again"
+    assert torch.equal(forced.option_logits, output.option_logits_forced)
 
 
 OPTIONS = [["a cat", "a cat on a mat", "7"], ["why", "yes", "no", "Option A", "the frame"], ["no", "no"]]
