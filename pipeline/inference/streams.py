@@ -51,7 +51,8 @@ def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, N
             yield value  # type: ignore[misc]
     finally:
         stop.set()
-        thread.join()
+        if thread is not threading.current_thread():  # which can collect a generator that an error has left unfinished
+            thread.join()
 
 
 def behind(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
