@@ -31,7 +31,7 @@ def n_pairs_of(questions: Artifact, frames: Artifact, features: Artifact, max_pa
     Counted by the video's stored frames, or by the frames that were wanted of each clip if that is more, as a short clip repeats
     frames; if that exceeds `max_pairs` for any video, by the frames of each question's clip.
     """
-    videos, wanted = features.columns("videos", "video_id", "n_frames"), int(frames.record.config["frames"])
+    videos, wanted = features.columns("videos", "video_id", "n_frames"), int(frames.record.config.get("frames", 0))
     n_stored = zip(videos["video_id"], videos["n_frames"].tolist(), strict=True)
     n_frames = {id: max(n, wanted) if n else 0 for id, n in n_stored}
     counts = Counter(questions.column("questions", "video_id"))
